@@ -1,0 +1,1 @@
+"""Measures Kompensate on this machine: `bench/run`, explained in bench/README.md."""

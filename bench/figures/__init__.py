@@ -1,0 +1,17 @@
+"""The figures, by name: each a function from the ground to the lines it prints."""
+
+from collections.abc import Callable
+
+from bench.figure import Figure
+from bench.figures import kernel, parked, restore, throughput, whole
+from bench.ground import Ground
+
+FIGURES: dict[str, Callable[[Ground], list[Figure]]] = {
+    "raw": throughput.raw,
+    "engine": throughput.engine,
+    "kernel": kernel.kernel,
+    "end_to_end": whole.end_to_end,
+    "latency": whole.latency,
+    "restore": restore.restore,
+    "parked": parked.parked,
+}

@@ -1,0 +1,1 @@
+"""The stack Kompensate runs on, for development: compose.yaml where there is Docker, else `local`."""

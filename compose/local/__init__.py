@@ -1,0 +1,1 @@
+"""Kafka, Kafka Connect with Debezium and PostgreSQL on this machine, without Docker."""

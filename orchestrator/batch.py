@@ -1,0 +1,137 @@
+"""What one partition writes in one transaction, and what is needed to take it back."""
+
+from logging import getLogger
+
+from kompensate.orchestrator.entry import Entry
+from kompensate.orchestrator.journal import (
+    STATE_HEADER,
+    Page,
+    StateHeader,
+    header_of,
+    summary_value,
+    watermark_value,
+)
+from kompensate.orchestrator.kernel.effects import SendCommand
+from kompensate.orchestrator.kernel.state import SagaState
+from kompensate.orchestrator.ports import OutRecord, Record
+from kompensate.orchestrator.saga import Plan
+from kompensate.schemas import codec
+from kompensate.schemas.messages import JSON, NOT_TRACED, Phase, Trace, command_headers
+from kompensate.schemas.topics import PLAN_PREFIX, WATERMARK_PREFIX, Topics, page_key
+
+log = getLogger("kompensate.batch")
+
+
+class Batch:
+    """Records gathered for one transaction of partition `number`."""
+
+    def __init__(self, number: int, topics: Topics, offsets: dict[str, int]) -> None:
+        self.offsets_before = dict(offsets)
+        self.dirty = False
+        self.written = False
+        self.bytes = 0
+        self.changed: dict[str, Entry] = {}
+        self.before: dict[str, tuple[list[bytes], int] | None] = {}
+        self.ended: dict[str, int] = {}
+        self.forgotten: dict[str, int] = {}
+        self.plans: set[str] = set()
+        self._number = number
+        self._topics = topics
+        self._state_topic = topics.state
+        self._records: list[OutRecord] = []
+        self._events = 0
+
+    def touch(self, saga_id: str, entry: Entry) -> None:
+        """This saga changes: remember it as it was."""
+        self.changed[saga_id] = entry
+        if saga_id not in self.before:
+            self.before[saga_id] = (entry.pages, entry.due)
+        self.dirty = True
+
+    def count(self, events: int, size: int) -> None:
+        self._events += events
+        self.bytes += size
+
+    def command(self, effect: SendCommand, state: SagaState) -> OutRecord:
+        """A command's record, keyed by the saga: librdkafka's murmur2 places it on the service's topic."""
+        started = state.started
+        assert started is not None  # only started sagas send
+        service = effect.service
+        phase: Phase = "compensate" if effect.compensates else "forward"
+        headers = command_headers(
+            effect.id,
+            state.saga_id,
+            (f"kompensate:{state.app}", effect.type, JSON),
+            (started.definition, effect.step, phase, effect.attempt, self._topics.replies(service), self._number),
+            effect.compensates,
+            effect.expires_at,
+            Trace(started.traceparent, started.tracestate) if started.traceparent else NOT_TRACED,
+        )
+        return OutRecord(self._topics.commands(service), None, state.saga_id.encode(), effect.payload, headers)
+
+    def send(self, commands: list[OutRecord]) -> None:
+        """These commands go out."""
+        for record in commands:
+            self._add(record)
+            self.bytes += len(record.value or b"")
+
+    def close_page(self, saga_id: str, run: str, number: int, value: bytes) -> None:
+        """A page is full: its last version goes to the state topic and, for good, to the history."""
+        header = f"{run} 0 0 - - -".encode()
+        self._state(page_key(saga_id, number), value, [(STATE_HEADER, header)])
+        self._history(saga_id, run, number, value)
+        self.bytes += 2 * len(value)
+
+    def write_page(self, saga_id: str, state: SagaState, due: int, number: int, value: bytes) -> None:
+        """The page that is being written, as it stands after the batch; `due` is the saga's next."""
+        self._state(page_key(saga_id, number), value, [(STATE_HEADER, header_of(state, due))])
+
+    def end(self, saga_id: str, state: SagaState, page: Page) -> None:
+        """The summary overwrites page 0, later pages are tombstoned: no old event can come back to life."""
+        assert state.started is not None  # only started sagas end
+        self._history(saga_id, state.run, page.number, page.value())
+        header = StateHeader(
+            state.run, state.events, state.updated_at, str(state.status), "-", state.started.definition
+        )
+        self._state(saga_id, summary_value(state, page.number + 1, page.checksum), [(STATE_HEADER, header.encode())])
+        for number in range(1, page.number + 1):
+            self._state(page_key(saga_id, number), None, None)
+        self.ended[saga_id] = state.updated_at
+
+    def store_plan(self, plan: Plan) -> None:
+        self.plans.add(plan.hash)
+        self._state(f"{PLAN_PREFIX}{plan.name}/{plan.hash}", codec.encode(codec.PLAN, {"plan": plan.encode()}), None)
+
+    def forget(self, saga_id: str, ended_at: int) -> None:
+        self.forgotten[saga_id] = ended_at
+        self._state(saga_id, None, None)
+
+    def quarantine(self, record: Record, reason: str) -> None:
+        """Original bytes and headers, with where they came from and why they are here."""
+        headers = [
+            *(record.headers or ()),
+            ("q_reason", reason.encode()),
+            ("q_topic", record.topic.encode()),
+            ("q_partition", b"%d" % record.partition),
+            ("q_offset", b"%d" % record.offset),
+            ("q_time", b"%d" % record.timestamp),
+        ]
+        self._add(OutRecord(self._topics.quarantine, self._number, record.key, record.value, headers))
+
+    def records(self, writer: str, transaction: int, offsets: dict[str, int]) -> list[OutRecord]:
+        """Everything, the watermark first."""
+        self.written = True
+        key = f"{WATERMARK_PREFIX}{self._number}".encode()
+        value = watermark_value(writer, transaction, self._events, offsets)
+        return [OutRecord(self._topics.state, self._number, key, value, None), *self._records]
+
+    def _state(self, key: str, value: bytes | None, headers: list[tuple[str, bytes | None]] | None) -> None:
+        self._add(OutRecord(self._state_topic, self._number, key.encode(), value, headers))
+
+    def _history(self, saga_id: str, run: str, number: int, value: bytes) -> None:
+        headers: list[tuple[str, bytes | None]] = [("run", run.encode()), ("page", b"%d" % number)]
+        self._add(OutRecord(self._topics.history, self._number, saga_id.encode(), value, headers))
+
+    def _add(self, record: OutRecord) -> None:
+        self._records.append(record)
+        self.dirty = True

@@ -1,0 +1,72 @@
+"""From a saga's name to its program: today's code, and the plans that sagas in flight follow."""
+
+from collections.abc import Coroutine
+from typing import Any
+
+from kompensate.orchestrator.application import Application
+from kompensate.orchestrator.kernel.context import Context, Payloads
+from kompensate.orchestrator.saga import AsyncSaga, Plan, Saga
+from kompensate.schemas import payloads as json_payloads
+
+
+class Declared:
+    """A declared saga as the kernel sees it. `plans` is the catalogue's, by hash."""
+
+    def __init__(self, saga: Saga, application: Application, payloads: Payloads, plans: dict[str, Plan]) -> None:
+        self.name = saga.name
+        self.payloads = payloads
+        self.services = application.services
+        self._saga = saga
+        self._plans = plans
+        self._hash = saga.plan.hash
+
+    def plan_hash(self) -> str | None:
+        return self._hash
+
+    def program(self, context: Context, payload: bytes, plan: str | None) -> Coroutine[Any, Any, Any]:
+        if plan is None or plan not in self._plans:
+            raise LookupError(
+                f"saga {self.name!r}: expected the plan {plan!r} that it follows in the state topic, got none"
+            )
+        return self._saga.coroutine(context, self.payloads.decode(payload, self._saga.input), self._plans[plan])
+
+
+class Written:
+    """An `async def` saga as the kernel sees it."""
+
+    def __init__(self, saga: AsyncSaga, application: Application, payloads: Payloads) -> None:
+        self.name = saga.name
+        self.payloads = payloads
+        self.services = application.services
+        self._saga = saga
+
+    def plan_hash(self) -> str | None:
+        return None
+
+    def program(self, context: Context, payload: bytes, plan: str | None) -> Coroutine[Any, Any, Any]:
+        if plan is not None:
+            raise LookupError(f"saga {self.name!r}: expected the declared steps it started with, got an async def")
+        return self._saga.coroutine(
+            context, self.payloads.decode(payload, Any if self._saga.input is None else self._saga.input)
+        )
+
+
+class Catalogue:
+    """The definitions of one application, and every plan met in the state topic."""
+
+    def __init__(self, application: Application, payloads: Payloads = json_payloads) -> None:
+        self.plans: dict[str, Plan] = {}
+        self._definitions: dict[str, Declared | Written] = {}
+        for saga in application.sagas.values():
+            if isinstance(saga, Saga):
+                self.plans[saga.plan.hash] = saga.plan
+                self._definitions[saga.name] = Declared(saga, application, payloads, self.plans)
+            else:
+                self._definitions[saga.name] = Written(saga, application, payloads)
+
+    def find(self, name: str) -> Declared | Written | None:
+        """The definition of that name, or None."""
+        return self._definitions.get(name)
+
+    def names(self) -> list[str]:
+        return sorted(self._definitions)

@@ -1,0 +1,114 @@
+"""`kompensate list`: which sagas there are, from the state topic's headers; only those shown are decoded."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import click
+from rich.table import Table
+
+from kompensate.orchestrator.cli.asking import lookup, much_to_hold
+from kompensate.orchestrator.cli.exits import EPILOG
+from kompensate.orchestrator.cli.options import Cluster, cluster_options
+from kompensate.orchestrator.cli.output import (
+    ago,
+    due,
+    output_option,
+    print_json,
+    print_jsonl,
+    print_table,
+    say,
+    styled,
+    table,
+    view_json,
+)
+from kompensate.orchestrator.kernel.tables import Hold, Status
+from kompensate.orchestrator.status import SagaView, view
+from kompensate.orchestrator.stored import Stored
+
+LIMIT = 100
+STATUSES = [*map(str, Status), "damaged"]
+HOLDS = [*map(str, Hold), "any"]
+
+
+@click.command("list", epilog=EPILOG)
+@click.option("--status", "statuses", multiple=True, type=click.Choice(STATUSES), help="Only these; may be repeated.")
+@click.option("--type", "types", multiple=True, metavar="SAGA", help="Only of these definitions; may be repeated.")
+@click.option("--hold", type=click.Choice(HOLDS), help="Only those held.")
+@click.option("--limit", type=click.IntRange(min=0), default=LIMIT, show_default=True, help="At most so many; 0: all.")
+@output_option("table", "json", "jsonl", "ids")
+@cluster_options
+def list_sagas(
+    statuses: tuple[str, ...],
+    types: tuple[str, ...],
+    hold: str | None,
+    limit: int,
+    output: str,
+    cluster: Cluster,
+) -> None:
+    """List sagas, those that changed last first: all under way, and those ended within the dedup window.
+
+    \b
+    Examples:
+      kompensate list --app-name shop --status compensating --status running
+      kompensate list --app-name shop --hold quarantined -o jsonl
+    """
+    with much_to_hold(), lookup(cluster) as found:
+        everything = found.all()
+    if "damaged" in statuses:
+        # Whether pages fit together shows only when they are decoded.
+        everything = [replace(saga, damaged=view(cluster.app, saga).damaged) for saga in everything]
+    matching = [saga for saga in everything if _matches(saga, statuses, types, hold)]
+    matching.sort(key=lambda saga: saga.updated_at, reverse=True)
+    shown = matching[:limit] if limit else matching
+    if output == "ids":
+        for saga in shown:
+            click.echo(saga.saga_id)
+    else:
+        _print([view(cluster.app, saga) for saga in shown], output)
+    if output == "table":
+        say(_counts(matching, len(shown)))
+
+
+def _matches(saga: Stored, statuses: tuple[str, ...], types: tuple[str, ...], hold: str | None) -> bool:
+    header = saga.header
+    status = "damaged" if saga.damaged else header.status
+    return (
+        (not statuses or status in statuses)
+        and (not types or header.definition in types)
+        and (hold is None or (header.hold != "-" if hold == "any" else header.hold == hold))
+    )
+
+
+def _counts(matching: list[Stored], shown: int) -> str:
+    counts = Counter("damaged" if saga.damaged else saga.header.status for saga in matching)
+    parts = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    return f"{shown} of {len(matching)} sagas" + (f": {parts}" if parts else "")
+
+
+def _print(views: list[SagaView], output: str) -> None:
+    if output == "json":
+        print_json([view_json(found) for found in views])
+    elif output == "jsonl":
+        print_jsonl(view_json(found) for found in views)
+    else:
+        print_table(views_table(views))
+
+
+def views_table(views: Sequence[SagaView]) -> Table:
+    """Sagas a line each."""
+    found = table("SAGA", "TYPE", "STATUS", "STEP", "ATTEMPT", "AGE", "CHANGED", "WAKES", "UNDO LEFT", "ERROR")
+    for saga in views:
+        found.add_row(
+            saga.saga_id,
+            saga.type,
+            styled(saga),
+            saga.step,
+            "" if saga.attempt is None else str(saga.attempt),
+            ago(saga.started_at),
+            ago(saga.updated_at),
+            due(saga.wakes_at),
+            str(saga.compensations_left or ""),
+            saga.damaged or saga.hold_reason or saga.reason or saga.last_error,
+        )
+    return found

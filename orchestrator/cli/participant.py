@@ -1,0 +1,76 @@
+"""`kompensate participant`: runs a service's handlers until it is told to stop."""
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+
+import click
+from sqlalchemy.exc import SQLAlchemyError
+
+from kompensate.orchestrator.cli.exits import UNREACHABLE, leave
+from kompensate.orchestrator.cli.options import dsn_given, kafka_options
+from kompensate.outbox.tables import MissingTables
+from kompensate.participants import Participant
+from kompensate.participants.kafka import CannotStart, KafkaStopped, Unreachable
+from kompensate.participants.main import serve
+from kompensate.participants.settings import Settings
+
+
+@click.command()
+@click.argument("target", metavar="MODULE:OBJECT")
+@click.option(
+    "--dsn",
+    required=True,
+    envvar="KOMPENSATE_DSN",
+    callback=dsn_given,
+    help="The service's database: postgresql://… Env KOMPENSATE_DSN.",
+)
+@kafka_options
+@click.option("--group-max", default=Settings().group_max, show_default=True, help="Commands in one transaction.")
+@click.option("--create-tables", is_flag=True, help="Make outbox and inbox where they are absent (development).")
+@click.option("--app-dir", default=".", show_default=True, help="Where MODULE is looked for first.")
+def participant(
+    target: str,
+    dsn: str,
+    bootstrap: str,
+    prefix: str,
+    group_max: int,
+    create_tables: bool,
+    kafka: dict[str, str],
+    app_dir: str,
+) -> None:
+    """Run the participant OBJECT of MODULE until SIGTERM or Ctrl-C; then finish what is in hand and leave.
+
+    Example: kompensate participant shop.inventory:inventory --dsn postgresql://localhost/inventory
+    --bootstrap localhost:9092
+    """
+    found = load(target, app_dir)
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        settings = Settings(group_max=group_max)
+        serve(found, dsn, bootstrap, prefix=prefix, kafka=kafka, settings=settings, create=create_tables)
+    except Unreachable as error:
+        leave(UNREACHABLE, f"Error: {error}")
+    except MissingTables as error:
+        raise click.ClickException(f"{error}; or start this once with --create-tables") from error
+    except (CannotStart, KafkaStopped, SQLAlchemyError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def load(target: str, app_dir: str) -> Participant:
+    """The participant that MODULE:OBJECT names. Raises click.UsageError."""
+    module, colon, attribute = target.partition(":")
+    if not (module and colon and attribute):
+        raise click.UsageError(f"expected MODULE:OBJECT, as in shop.inventory:inventory, got {target!r}")
+    sys.path.insert(0, str(Path(app_dir).resolve()))
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise click.UsageError(f"expected module {module} on the path or in {app_dir}, got {error}") from error
+    if not isinstance(found, Participant):
+        raise click.UsageError(f"{target}: expected a Participant, got {type(found).__name__}")
+    return found

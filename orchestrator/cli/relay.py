@@ -1,0 +1,121 @@
+"""`kompensate relay`: carries outboxes to Kafka; `kompensate relay debezium` prints what makes Debezium do the same."""
+
+import json
+import logging
+import re
+
+import click
+
+from kompensate.orchestrator.cli.options import dsn_given, kafka_options
+from kompensate.outbox.debezium import connector
+from kompensate.outbox.errors import Halted
+from kompensate.outbox.main import RelaySettings, run_relays
+from kompensate.outbox.tables import OUTBOX, PUBLICATION
+
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(postgres(?:ql)?(?:\+psycopg)?://.*)", re.DOTALL)
+
+
+def outbox_of(text: str) -> tuple[str | None, str]:
+    """[SERVICE=]DSN taken apart; libpq's own host=… dbname=… is a DSN without a service."""
+    found = _NAMED.fullmatch(text)
+    return (found[1], found[2]) if found else (None, text)
+
+
+_DSN = click.option(
+    "--dsn",
+    "dsns",
+    required=True,
+    multiple=True,
+    metavar="[SERVICE=]DSN",
+    envvar="KOMPENSATE_DSN",
+    callback=dsn_given,
+    help="A service's database, as in inventory=postgresql://host/db; may be repeated. Refused rows go to "
+    "<prefix><service>.dead; without SERVICE= the database's name stands for the service. "
+    "Env KOMPENSATE_DSN, by spaces.",
+)
+_PUBLICATION = click.option("--publication", default=PUBLICATION, show_default=True, help="What the slot publishes.")
+_TABLE = click.option("--table", default=OUTBOX, show_default=True, help="The outbox table's name.")
+
+
+@click.group(invoke_without_command=True)
+@click.option(
+    "--dsn",
+    "dsns",
+    multiple=True,
+    metavar="[SERVICE=]DSN",
+    envvar="KOMPENSATE_DSN",
+    callback=dsn_given,
+    help="A service's database, as in inventory=postgresql://host/db; may be repeated. Rows that their topic refuses "
+    "go to <prefix><service>.dead; without SERVICE= the database's name stands for the service. "
+    "Env KOMPENSATE_DSN, by spaces.",
+)
+@click.option("--slot", help="The replication slot's name, for one --dsn. Default: kompensate_outbox_<database>.")
+@_PUBLICATION
+@_TABLE
+@click.option("--resync", is_flag=True, help="First publish every row still in the tables: after a slot was lost.")
+@kafka_options
+@click.pass_context
+def relay(
+    context: click.Context,
+    dsns: tuple[str, ...],
+    slot: str | None,
+    publication: str,
+    table: str,
+    resync: bool,
+    bootstrap: str,
+    prefix: str,
+    kafka: dict[str, str],
+) -> None:
+    """Carry committed outbox rows to Kafka until SIGTERM or Ctrl-C; then wait for what is under way and leave.
+
+    One thread and one slot a database. A second relay of the same database stands by, and takes over when
+    the first one goes.
+
+    Example: kompensate relay --dsn inventory=postgresql://localhost/inventory --bootstrap localhost:9092
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if not dsns:
+        raise click.UsageError("which database? Give --dsn [SERVICE=]DSN, once for each (or set KOMPENSATE_DSN)")
+    if slot is not None and len(dsns) > 1:
+        raise click.UsageError("--slot: expected one --dsn with it, since every database needs a slot of its own")
+    if not logging.getLogger().handlers:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        settings = [
+            RelaySettings(
+                dsn,
+                bootstrap,
+                service=service,
+                prefix=prefix,
+                slot=slot,
+                publication=publication,
+                table=table,
+                kafka=kafka,
+            )
+            for service, dsn in map(outbox_of, dsns)
+        ]
+        run_relays(settings, resync=resync)
+    except (Halted, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@relay.command()
+@_DSN
+@click.option("--slot", help="The replication slot's name. Default: kompensate_debezium_<database>.")
+@_PUBLICATION
+@_TABLE
+def debezium(dsns: tuple[str, ...], slot: str | None, publication: str, table: str) -> None:
+    """Print Debezium's connector configuration for an outbox, as Kafka Connect's REST interface takes it.
+
+    It has the database's password in it. Example:
+
+    kompensate relay debezium --dsn inventory=postgresql://localhost/inventory
+    | curl -X PUT -H 'Content-Type: application/json' -d @- http://localhost:8083/connectors/inventory/config
+    """
+    for service, dsn in map(outbox_of, dsns):
+        try:
+            found = connector(dsn, name=service, slot=slot, publication=publication, table=table)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+        click.echo(json.dumps(found, indent=2))

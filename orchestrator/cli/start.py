@@ -1,0 +1,85 @@
+"""`kompensate start`: begin a saga, and if asked to, wait for it."""
+
+from typing import Any
+from uuid import uuid4
+
+import click
+
+from kompensate.orchestrator.application import Application
+from kompensate.orchestrator.cli import asking
+from kompensate.orchestrator.cli.exits import EPILOG, REFUSED
+from kompensate.orchestrator.cli.options import Cluster, cluster_options
+from kompensate.orchestrator.cli.output import name, output_option
+from kompensate.orchestrator.cli.output import saga_id as saga_id_callback
+from kompensate.orchestrator.cli.show import print_views
+from kompensate.schemas import payloads
+
+
+@click.command(epilog=EPILOG)
+@click.argument("saga", callback=name)
+@click.option(
+    "--id",
+    "saga_id",
+    metavar="SAGA_ID",
+    callback=saga_id_callback,
+    help="Names the saga, and makes its start idempotent. Default: random.",
+)
+@click.option(
+    "--input",
+    "input_",
+    metavar="JSON",
+    callback=asking.payload,
+    help="The saga's input: JSON, @FILE, or - for standard input.",
+)
+@asking.wait_option
+@click.option("--result", is_flag=True, help="Wait for the saga's end and print it; exit code 4 unless it completed.")
+@asking.timeout_option
+@output_option("table", "json", "jsonl", "ids")
+@cluster_options
+def start(
+    saga: str,
+    saga_id: str | None,
+    input_: bytes | None,
+    wait: bool,
+    result: bool,
+    timeout: float,
+    output: str,
+    cluster: Cluster,
+) -> None:
+    """Start a saga of definition SAGA; it is acknowledged when Kafka has it.
+
+    Starting the same id with the same input again is harmless: --wait then says `duplicate`.
+    With --app the saga's name and its input are checked against the code before anything is sent.
+
+    \b
+    Examples:
+      kompensate start checkout --app-name shop --id order-17 --input '{"order_id": "17", "cents": 1250}'
+      kompensate start checkout --app-name shop --id order-17 --input @order.json --result
+    """
+    if cluster.application is not None:
+        _check(cluster.application, saga, input_)
+    with asking.client(cluster) as client:
+        # The outcome comes before the result: a start that is rejected would be waited for in vain.
+        sent = client.start(saga, input_, saga_id=saga_id or uuid4().hex, wait=wait or result, timeout=timeout)
+        if not result or (sent.outcome is not None and not sent.outcome.accepted):
+            asking.answer([sent], output)
+            return
+        view = client.result(sent.saga_id, timeout)
+    print_views([view], output)
+    if view.status != "completed":
+        raise SystemExit(REFUSED)
+
+
+def _check(application: Application, saga: str, input_: bytes | None) -> None:
+    """What a worker with this code would reject is not sent. Raises click.UsageError."""
+    found = application.sagas.get(saga)
+    if found is None:
+        names = ", ".join(sorted(application.sagas)) or "none"
+        raise click.UsageError(f"expected a saga of application {application.name!r} ({names}), got {saga!r}")
+    kind: Any = Any if found.input is None else found.input
+    try:
+        payloads.check_type(kind)
+        payloads.decode(input_, kind)
+    except payloads.BadPayload as error:
+        hint = ": give --input" if input_ is None else ""
+        raise click.UsageError(f"saga {saga!r}: {error}{hint}") from error

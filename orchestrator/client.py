@@ -1,0 +1,384 @@
+"""The producer's door: start sagas, signal them, hold and release them, and learn what became of it.
+
+A request is acknowledged when Kafka has it; no worker need be alive. What it led to is read from the topics:
+
+    client = Client("localhost:9092", "shop")
+    sent = client.start("checkout", {"order_id": "o-1"}, saga_id="o-1")
+    client.outcome(sent)       # started, duplicate, conflict or rejected
+    client.result("o-1")       # waits for the end
+
+The saga id makes a start idempotent, a signal's id a signal: after `NotAcknowledged` send the same again.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from types import TracebackType
+from typing import Any, NamedTuple, TypeAlias
+from uuid import uuid4
+
+import confluent_kafka as ck
+
+from kompensate.orchestrator.client_errors import ClientError, DamagedSaga, NotAcknowledged, NotFound, TimedOut
+from kompensate.orchestrator.journal import read_watermark
+from kompensate.orchestrator.lookup import CLOCKS_APART_MS, Lookup, keys_of
+from kompensate.orchestrator.outcomes import Outcome, Sent, begun_by, judged
+from kompensate.orchestrator.ports import Record
+from kompensate.orchestrator.reader import (
+    TIMEOUT_SECONDS,
+    UNREACHABLE,
+    Reader,
+    common_options,
+    error_of,
+    partitions_of,
+)
+from kompensate.orchestrator.status import SagaView, view
+from kompensate.orchestrator.stored import Stored
+from kompensate.schemas import payloads
+from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Request
+from kompensate.schemas.topics import WATERMARK_PREFIX, Topics, check_name, check_saga_id, partition_of
+
+IN_FLIGHT_MAX = 20_000
+"""Requests sent and not yet acknowledged: bounds memory, and is far more than keeps a broker busy."""
+OUTCOME_SECONDS = 30.0
+
+
+class Start(NamedTuple):
+    """One saga to start; `input` as for `Client.start`."""
+
+    saga: str
+    saga_id: str
+    input: Any = None
+
+
+class Client:
+    """Asks things of the sagas of application `app`. May be shared by threads, but for what waits for outcomes.
+
+    `kafka` are librdkafka's own options, TLS and SASL among them; `timeout` (seconds) is how long Kafka may
+    take to acknowledge; `source` is what requests say they come from.
+    Methods that send raise ValueError for bad arguments before anything is sent, MissingTopic, Unreachable,
+    NotAcknowledged.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        app: str,
+        *,
+        prefix: str = "",
+        kafka: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+        source: str = "kompensate:client",
+    ) -> None:
+        self.topics = Topics(check_name("application", app), prefix)
+        self._bootstrap = bootstrap
+        self._kafka = dict(kafka or {})
+        self._timeout = timeout
+        self._source = source
+        self._reader: Reader | None = None
+        self._producer = ck.Producer(
+            {
+                **common_options(bootstrap, kafka),
+                "enable.idempotence": True,
+                "acks": "all",
+                "partitioner": "murmur2_random",  # every record names its partition; were one not to, the same rule
+                "linger.ms": 1,
+                "message.timeout.ms": round(timeout * 1000),
+            }
+        )
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connections. What was sent is acknowledged already."""
+        self._producer.flush(self._timeout)
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    # -- asking
+
+    def start(
+        self,
+        saga: str,
+        input: object = None,  # noqa: A002  # as in Saga
+        *,
+        saga_id: str,
+        wait: bool = False,
+        timeout: float = OUTCOME_SECONDS,
+    ) -> Sent:
+        """Start a saga of definition `saga`; returns when Kafka has the request.
+
+        `input` is a dataclass, msgspec Struct, TypedDict or JSON value, or bytes that are JSON already. With
+        `wait` the answer's `outcome` says what became of it, which takes a worker; then also TimedOut.
+        """
+        seen = None
+        if wait:
+            check_saga_id(saga_id)
+            partition = self._partition(saga_id)
+            seen = self.lookup.reader.ends(self.topics.state, [partition])[partition]
+        sent = self.start_many([Start(saga, saga_id, input)])[0]
+        if not wait:
+            return sent
+        sent = replace(sent, seen=seen)
+        return replace(sent, outcome=self.outcome(sent, timeout))
+
+    def start_many(self, starts: Iterable[Start]) -> list[Sent]:
+        """Start many sagas at once, in their order; returns when Kafka has them all.
+
+        All are checked before the first is sent. After NotAcknowledged some may have been started: starting
+        all of them again is harmless.
+        """
+        return self.send([self._request(START, s.saga_id, saga_type=s.saga, input_=s.input) for s in starts])
+
+    def signal(self, saga_id: str, name: str, payload: object = None, *, signal_id: str | None = None) -> Sent:
+        """Send a saga a message; it may come before the start. `signal_id` makes it idempotent."""
+        return self.send([self.signal_request(saga_id, name, payload, signal_id=signal_id)])[0]
+
+    def cancel(self, saga_id: str, reason: str = "") -> Sent:
+        """Ask a saga to stop and undo what it did. Past its pivot it goes on, and its history says so."""
+        return self.send([self.request(CANCEL, saga_id, reason)])[0]
+
+    def pause(self, saga_id: str, reason: str = "") -> Sent:
+        """Hold a saga where it is: replies and signals are kept, nothing is sent."""
+        return self.send([self.request(PAUSE, saga_id, reason)])[0]
+
+    def resume(self, saga_id: str, reason: str = "") -> Sent:
+        """Release a saga that is paused or quarantined."""
+        return self.send([self.request(RESUME, saga_id, reason)])[0]
+
+    def request(self, type_: str, saga_id: str, reason: str = "") -> Request:
+        """A request to cancel, pause or resume, to `send` with others."""
+        return self._request(type_, saga_id, subject=reason or None)
+
+    def signal_request(
+        self, saga_id: str, name: str, payload: object = None, *, signal_id: str | None = None
+    ) -> Request:
+        """A signal, to `send` with others."""
+        return self._request(SIGNAL, saga_id, subject=name, input_=payload, id_=signal_id)
+
+    def _request(
+        self,
+        type_: str,
+        saga_id: str,
+        *,
+        saga_type: str | None = None,
+        subject: str | None = None,
+        input_: object = None,
+        id_: str | None = None,
+    ) -> Request:
+        if type_ == START:
+            check_name("saga", saga_type or "")
+        if type_ == SIGNAL and not subject:
+            raise ValueError(f"saga {saga_id!r}: expected the name of a signal, got none")
+        return Request(
+            id=id_ or uuid4().hex,
+            type=type_,
+            saga_id=check_saga_id(saga_id),
+            source=self._source,
+            saga_type=saga_type,
+            subject=subject,
+            payload=encoded(input_) if type_ in (START, SIGNAL) else None,
+            time=time.time_ns() // 1_000_000,
+        )
+
+    def send(self, requests: Sequence[Request]) -> list[Sent]:
+        """Send requests in their order; returns when Kafka has them all."""
+        topic, partitions = self.topics.requests, self._partitions
+        reports: list[_Report] = []
+        for number, request in enumerate(requests):
+            while number - len(reports) >= IN_FLIGHT_MAX:
+                self._producer.poll(0.1)
+            self._produce(topic, partition_of(request.saga_id, partitions), request, partial(_report, reports, number))
+            self._producer.poll(0)
+        while len(reports) < len(requests):
+            self._producer.poll(0.1)  # each is reported, at the latest after message.timeout.ms
+        self._expect_acknowledged(reports)
+        messages = [message for _, _, message in sorted(reports, key=lambda report: report[0])]
+        return [self._sent(request, message) for request, message in zip(requests, messages, strict=True)]
+
+    def _produce(
+        self, topic: str, partition: int, request: Request, report: Callable[[ck.KafkaError | None, ck.Message], None]
+    ) -> None:
+        headers: list[tuple[str, str | bytes | None]] = [*request.headers()]
+        key = request.saga_id.encode()
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                self._producer.produce(
+                    topic, request.payload, key, partition=partition, headers=headers, on_delivery=report
+                )
+            except BufferError as error:  # librdkafka's queue is full
+                if time.monotonic() > deadline:
+                    raise NotAcknowledged(
+                        f"saga {request.saga_id!r}: {topic}/{partition} took nothing for {self._timeout:g} s"
+                    ) from error
+                self._producer.poll(0.1)
+            except ck.KafkaException as error:
+                raise error_of(error.args[0], f"{topic}/{partition}", self._bootstrap, self._timeout) from error
+            else:
+                return
+
+    def _expect_acknowledged(self, reports: Sequence["_Report"]) -> None:
+        """Raises NotAcknowledged, ClientError."""
+        errors = [(number, error) for number, error, _ in reports if error is not None]
+        if not errors:
+            return
+        number, error = min(errors, key=lambda found: found[0])
+        unsure = error.code() in UNREACHABLE or error.code() == ck.KafkaError._MSG_TIMED_OUT
+        raise (NotAcknowledged if unsure else ClientError)(
+            f"Kafka at {self._bootstrap}, {self.topics.requests}: expected {len(reports)} requests to be acknowledged "
+            f"within {self._timeout:g} s, got errors for {len(errors)}, for number {number} first: {error.str()} "
+            f"({error.name()})"
+        )
+
+    def _sent(self, request: Request, message: ck.Message) -> Sent:
+        partition, offset = message.partition(), message.offset()
+        assert partition is not None
+        assert offset is not None  # it was delivered
+        return Sent(
+            request.id,
+            request.type,
+            request.saga_id,
+            request.saga_type,
+            request.payload or b"",
+            self.topics.requests,
+            partition,
+            offset,
+            message.timestamp()[1],
+        )
+
+    @cached_property
+    def _partitions(self) -> int:
+        """Read once: an application's count never changes."""
+        try:
+            found = self._producer.list_topics(timeout=self._timeout).topics
+        except ck.KafkaException as error:
+            raise error_of(error.args[0], "its topics", self._bootstrap, self._timeout) from error
+        counts = {name: len(topic.partitions) for name, topic in found.items()}
+        return partitions_of(self.topics.requests, counts, self._bootstrap)
+
+    def _partition(self, saga_id: str) -> int:
+        return partition_of(saga_id, self._partitions)
+
+    # -- what became of it
+
+    @cached_property
+    def lookup(self) -> Lookup:
+        """The application's topics to read from."""
+        self._reader = Reader(self._bootstrap, self._kafka, timeout=self._timeout)
+        return Lookup(self._reader, self.topics)
+
+    def outcome(self, sent: Sent, timeout: float = OUTCOME_SECONDS) -> Outcome:
+        """What became of a request. Raises TimedOut where no worker has handled it within `timeout` seconds."""
+        p, start = sent.partition, sent.seen
+        if start is None:
+            start = self.lookup.reader.ends(self.topics.state, [p])[p]
+            watermark = _watermark(p)
+            found = self.lookup.reader.snapshot(self.topics.state, [p], lambda key: key == watermark)[p]
+            if _covers(found.get(watermark), sent):
+                return self._handled(sent)
+        return self._followed(sent, start, timeout) or self._handled(sent)
+
+    def _followed(self, sent: Sent, start: int, timeout: float) -> Outcome | None:
+        """Follow the state partition until the request was handled: what that shows by itself. Raises TimedOut."""
+        deadline = time.monotonic() + timeout
+        watermark, own = _watermark(sent.partition), keys_of(sent.saga_id)
+        covered = False
+        for batch in self.lookup.reader.follow(self.topics.state, {sent.partition: start}, min(0.1, timeout)):
+            for record in batch.records:
+                if record.key == watermark:
+                    if covered:  # a watermark is a transaction's first record: the one before is complete
+                        return None
+                    covered = _covers(record, sent)
+                elif sent.type == START and own(record.key or b"") and record.value and begun_by(record, sent):
+                    return Outcome("started")
+            if covered and sent.partition in batch.caught_up:
+                return None
+            if time.monotonic() > deadline:
+                break
+        raise TimedOut(
+            f"saga {sent.saga_id!r}: expected its {sent.type} at {sent.topic}/{sent.partition}@{sent.offset} to be "
+            f"handled within {timeout:g} s, got nothing: is a worker running? The request stands, and will be handled"
+        )
+
+    def _handled(self, sent: Sent) -> Outcome:
+        reason = self._rejection(sent)
+        if reason is not None:
+            return Outcome("rejected", reason)
+        if sent.type != START:
+            return Outcome("handled")
+        found = self.lookup.find(sent.saga_id)
+        if found is None:
+            return Outcome("duplicate", "a saga of this id had ended, and is forgotten since")
+        try:
+            pages = self.lookup.pages(found)
+        except (NotFound, DamagedSaga):
+            pages = []
+        return judged(sent, found, pages)
+
+    def _rejection(self, sent: Sent) -> str | None:
+        """Why the request is in the quarantine, None if it is not there."""
+        topic, p = self.topics.quarantine, sent.partition
+        starts = self.lookup.reader.since(topic, [p], sent.time - CLOCKS_APART_MS)
+        for record in self.lookup.reader.scan(topic, starts):
+            headers = dict(record.headers or ())
+            place = tuple(headers.get(name) for name in ("q_topic", "q_partition", "q_offset"))
+            if place == (sent.topic.encode(), b"%d" % p, b"%d" % sent.offset):
+                return (headers.get("q_reason") or b"").decode(errors="replace")
+        return None
+
+    def result(self, saga_id: str, timeout: float = OUTCOME_SECONDS) -> SagaView:
+        """Wait for the saga's end, also for its start. Raises TimedOut, saying how far it was by then."""
+        deadline = time.monotonic() + timeout
+        newest: Stored | None = None
+        check_saga_id(saga_id)
+        for changes in self.lookup.follow([saga_id]):
+            newest = changes[-1] if changes else newest
+            if newest is not None and newest.ended:
+                return view(self.topics.app, newest)
+            if time.monotonic() > deadline:
+                break
+        how = "it has not started" if newest is None else view(self.topics.app, newest).shown_status
+        raise TimedOut(
+            f"saga {saga_id!r}: expected its end within {timeout:g} s, got: {how}; see `kompensate show {saga_id}`"
+        )
+
+
+_Report: TypeAlias = tuple[int, ck.KafkaError | None, ck.Message]
+"""The request's number, and what librdkafka says of it."""
+
+
+def _report(reports: list[_Report], number: int, error: ck.KafkaError | None, message: ck.Message) -> None:
+    """Delivery callback; whichever thread polls calls it."""
+    reports.append((number, error, message))
+
+
+def encoded(value: object) -> bytes:
+    """A payload as bytes; what is bytes already is sent as it is. Raises BadPayload."""
+    if not isinstance(value, bytes):
+        return payloads.encode(value)
+    if len(value) > payloads.PAYLOAD_BYTES_MAX:
+        raise payloads.BadPayload(
+            f"payload: expected at most {payloads.PAYLOAD_BYTES_MAX} bytes, got {len(value)}: "
+            "store it elsewhere and send where it is"
+        )
+    return value
+
+
+def _watermark(partition: int) -> bytes:
+    return f"{WATERMARK_PREFIX}{partition}".encode()
+
+
+def _covers(watermark: Record | None, sent: Sent) -> bool:
+    """Was everything up to the request handled when this watermark was written?"""
+    if watermark is None or watermark.value is None:
+        return False
+    return read_watermark(watermark.value).offsets.get(sent.topic, 0) > sent.offset

@@ -1,0 +1,41 @@
+"""Errors of clients and readers: what whoever asks can do something about.
+
+KompensateError
+└── ClientError
+    ├── Unreachable      Kafka does not answer at the address given
+    ├── MissingTopic     Kafka answers, and has no such topic: another application, prefix or cluster?
+    ├── NotAcknowledged  Kafka did not confirm a request; it may or may not be there
+    ├── NotFound         no such saga in the topics
+    ├── DamagedSaga      its records are there and do not read
+    └── TimedOut         what was waited for did not happen in time
+"""
+
+from kompensate.orchestrator.errors import KompensateError
+
+
+class ClientError(KompensateError):
+    """Base of what clients and readers raise; bad arguments are ValueErrors."""
+
+
+class Unreachable(ClientError):
+    """Kafka does not answer. The text names the bootstrap servers."""
+
+
+class MissingTopic(ClientError):
+    """Kafka has no such topic. The text names it, and what to do."""
+
+
+class NotAcknowledged(ClientError):
+    """Kafka did not confirm it in time. A start or signal may be sent again: their ids make that harmless."""
+
+
+class NotFound(ClientError):
+    """The topics know no such saga."""
+
+
+class DamagedSaga(ClientError):
+    """A saga's records do not read, or do not fit together. The text says which and why."""
+
+
+class TimedOut(ClientError):
+    """It did not happen within the time given; it may still."""

@@ -1,0 +1,275 @@
+"""What has happened to a saga, in the past tense: the only thing that is stored.
+
+`number` is an operation's number in the run, counted from 1 in the order the program asked for them.
+Payloads are bytes and nobody in here looks into them. Times are milliseconds since the epoch.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias, get_args
+
+from kompensate.orchestrator.kernel.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class SagaStarted:
+    """The saga began. `plan` is the hash of a declared saga's plan, None for an `async def`."""
+
+    definition: str
+    plan: str | None
+    payload: bytes
+    traceparent: str | None
+    tracestate: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallMade:
+    """The program asked for a command: it is sent in the same transaction.
+
+    `undo_type` and `undo_payload` are its compensation, registered before the action is sent.
+    """
+
+    number: int
+    step: str
+    service: str
+    type: str
+    kind: str
+    payload: bytes
+    undo_type: str | None
+    undo_payload: bytes | None
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
+class CommandResent:
+    """Nobody answered within `resend_after`: the same command, with the same id, went out again."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailed:
+    """The command failed definitely; a new attempt with a new id goes out at `retry_at`."""
+
+    number: int
+    retry_at: int
+    error: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptMade:
+    """The new attempt went out."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallSucceeded:
+    """The participant has done it."""
+
+    number: int
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CallRefused:
+    """The participant said no."""
+
+    number: int
+    error: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CallFailed:
+    """It failed for good, or expired unhandled: it is known not to be done."""
+
+    number: int
+    error: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CallInDoubt:
+    """It was given up unanswered: it may have been done, and ranks as completed here."""
+
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LateReplyArrived:
+    """The answer to a command that was in doubt came after all; its compensation covers both orders."""
+
+    number: int
+    outcome: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SleepStarted:
+    """The program sleeps until `until`."""
+
+    number: int
+    until: int
+
+
+@dataclass(frozen=True, slots=True)
+class SleepEnded:
+    """The sleep is over."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveStarted:
+    """The program waits for a signal, until `until` if that is not None."""
+
+    number: int
+    name: str
+    until: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class SignalKept:
+    """A signal came; it is kept until the program receives it."""
+
+    name: str
+    signal_id: str
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SignalReceived:
+    """The oldest kept signal of that name went to the program."""
+
+    number: int
+    signal_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveTimedOut:
+    """No signal came in time."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """Cancelling was asked for while the pivot is out: its answer decides."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRefused:
+    """Cancelling was asked for past the pivot: the saga only goes forward."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompensationStarted:
+    """The saga turned back. `cause` is one of tables.CAUSES, `reason` tells a person."""
+
+    cause: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UndoSent:
+    """The compensation of a call went out."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class UndoFailed:
+    """The compensation failed or was refused; it is tried again at `retry_at`."""
+
+    number: int
+    retry_at: int
+    error: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CallUndone:
+    """The compensation is done."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class SagaCompleted:
+    """The program returned."""
+
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SagaCompensated:
+    """Everything that was done, or in doubt, is undone."""
+
+
+@dataclass(frozen=True, slots=True)
+class SagaCancelled:
+    """It was asked for, and everything is undone."""
+
+
+@dataclass(frozen=True, slots=True)
+class SagaFailed:
+    """The program raised FailSaga and nothing is left to undo."""
+
+
+@dataclass(frozen=True, slots=True)
+class SagaPaused:
+    """An operator holds the saga."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SagaQuarantined:
+    """The kernel holds the saga: somebody has to look. The reason names what was expected and got."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class SagaResumed:
+    """The hold was released."""
+
+    reason: str
+
+
+Event: TypeAlias = (
+    SagaStarted
+    | CallMade
+    | CommandResent
+    | AttemptFailed
+    | AttemptMade
+    | CallSucceeded
+    | CallRefused
+    | CallFailed
+    | CallInDoubt
+    | LateReplyArrived
+    | SleepStarted
+    | SleepEnded
+    | ReceiveStarted
+    | SignalKept
+    | SignalReceived
+    | ReceiveTimedOut
+    | CancelRequested
+    | CancelRefused
+    | CompensationStarted
+    | UndoSent
+    | UndoFailed
+    | CallUndone
+    | SagaCompleted
+    | SagaCompensated
+    | SagaCancelled
+    | SagaFailed
+    | SagaPaused
+    | SagaQuarantined
+    | SagaResumed
+)
+
+EVENTS: tuple[type, ...] = get_args(Event)
+"""Every kind of event. The order is the wire's: new kinds are added at the end."""

@@ -1,0 +1,77 @@
+"""How long a call is waited for and how often it is tried: data, stored with the call."""
+
+from dataclasses import dataclass
+from hashlib import blake2b
+
+UNLIMITED = 0
+MS_MAX = 36_600 * 24 * 3600 * 1000
+"""100 years: the longest anybody waits. Times stay such that every language can write them as a date."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Times in milliseconds.
+
+    Two clocks: after `resend_after` without an answer the same command id is sent again (the inbox
+    absorbs it), each time waiting twice as long up to 32 times; after `timeout` in all the step is in
+    doubt (None: never). A definite failure is tried again with a new id: `attempts` in all (0: without
+    limit), waiting `retry_initial`, growing by `retry_percent`/100, at most `retry_max`. A compensation
+    is tried `undo_attempts` times before the saga is held for somebody to look.
+    """
+
+    resend_after: int = 15_000
+    timeout: int | None = None
+    attempts: int = 3
+    retry_initial: int = 1_000
+    retry_percent: int = 200
+    retry_max: int = 60_000
+    undo_attempts: int = 10
+
+    def __post_init__(self) -> None:
+        for name, least, most in _LIMITS:
+            value = getattr(self, name)
+            if value is None and name == "timeout":
+                continue
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"policy {name}: expected a whole number from {least} to {most}, got {value!r}")
+        if self.retry_max < self.retry_initial:
+            raise ValueError(
+                f"policy retry_max: expected at least retry_initial {self.retry_initial}, got {self.retry_max}"
+            )
+
+    def resend_at(self, sent: int, resends: int) -> int:
+        """When a command sent at `sent`, after so many resends, is sent again."""
+        return sent + (self.resend_after << min(resends, 5))
+
+    def retry_delay(self, attempt: int, command_id: str) -> int:
+        """Milliseconds before the attempt after `attempt`; jittered down to half by a hash of the command's id."""
+        delay = self.retry_initial
+        for _ in range(min(attempt - 1, 64)):
+            delay = min(delay * self.retry_percent // 100, self.retry_max)
+        spread = int.from_bytes(blake2b(command_id.encode(), digest_size=2).digest(), "big")
+        return delay - delay * spread // 131_072
+
+    def another(self, attempt: int) -> bool:
+        """Is there one more attempt after `attempt`?"""
+        return self.attempts == UNLIMITED or attempt < self.attempts
+
+
+_LIMITS = (
+    ("resend_after", 1, MS_MAX),
+    ("timeout", 1, MS_MAX),
+    ("attempts", 0, 1_000_000),
+    ("retry_initial", 0, MS_MAX),
+    ("retry_percent", 100, 100_000),
+    ("retry_max", 0, MS_MAX),
+    ("undo_attempts", 1, 1_000_000),
+)
+
+
+def command_id(app: str, saga_id: str, run: str, number: int, phase: str, attempt: int) -> str:
+    """The id of a command and idempotency key of its effect: 32 hexadecimal characters.
+
+    It grows a new attempt only after a definite failure; after an unknown outcome the same id goes out
+    again, so that a provider that remembers its keys cannot do it twice.
+    """
+    text = f"{app}\0{saga_id}\0{run}\0{number}\0{phase}\0{attempt}"
+    return blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,335 @@
+"""A saga's live coroutine, stepped by hand, and its replay from a history.
+
+The contract with `decide`: outcomes go in by `deliver` in the order of the events; what the program asked
+for comes out by `take`; `ended` says how it returned or raised. Delivering only marks an operation as
+settled and steps the coroutine if that is what it waits for, so the program sees outcomes in the
+recorded order whatever time passed between them.
+"""
+
+import sys
+from collections.abc import Coroutine, Iterable, Iterator
+from dataclasses import dataclass
+from types import CoroutineType, FrameType
+from typing import Any, Protocol
+
+from kompensate.orchestrator.kernel import events as e
+from kompensate.orchestrator.kernel.context import (
+    Asked,
+    CallAsked,
+    Context,
+    Operation,
+    Payloads,
+    ReceiveAsked,
+    SleepAsked,
+)
+from kompensate.orchestrator.kernel.errors import (
+    FailSaga,
+    ForeignAwait,
+    Nondeterminism,
+    SagaError,
+    StepFailed,
+    StepInDoubt,
+    StepRefused,
+)
+from kompensate.orchestrator.kernel.state import SagaState, evolve
+
+CLOSE_TRIES = 10
+"""How often a program is closed that goes on awaiting; then it is left as it is."""
+AWAIT_OURS = "await only what ctx gives: ctx.call, ctx.sleep, ctx.receive"
+REASON_CHARS_MAX = 2_000
+"""Reasons are for people, and stored: a traceback of megabytes is neither."""
+
+
+class Definition(Protocol):
+    """What the kernel needs of a saga definition."""
+
+    @property
+    def name(self) -> str:
+        """The definition's name."""
+
+    def plan_hash(self) -> str | None:
+        """The hash of the plan that new sagas follow; None for an `async def`."""
+
+    def program(self, context: Context, payload: bytes, plan: str | None) -> Coroutine[Any, Any, Any]:
+        """A fresh coroutine. Raises ValueError naming expected and got for a wrong payload, LookupError
+        where the plan or a callable that it needs is missing."""
+
+    @property
+    def payloads(self) -> Payloads:
+        """How this definition's values become bytes."""
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The services that may be called: commands to others would have no topic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The program returned; its value is encoded."""
+
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TurnedBack:
+    """A step did not succeed (cause step) or the program raised FailSaga (cause fail)."""
+
+    cause: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The program's own mistake: the saga is held until the code is mended."""
+
+    reason: str
+
+
+Ended = Returned | TurnedBack | Broken
+
+
+class Program:
+    """One live coroutine. Throw it away at any time: `replayed` makes the same again."""
+
+    __slots__ = ("_context", "_coroutine", "_operations", "_payloads", "_waits", "ended")
+
+    def __init__(self, definition: Definition, saga_id: str, run: str, started: e.SagaStarted, time: int) -> None:
+        self._payloads = definition.payloads
+        self._context = Context(saga_id, run, self._payloads, definition.services)
+        self._context.tick(time)
+        self._operations: dict[int, Operation] = {}
+        self._waits: Operation | None = None
+        self.ended: Ended | None = None
+        self._coroutine = definition.program(self._context, started.payload, started.plan)
+        self._step()
+
+    def take(self) -> list[Operation]:
+        """What the program asked for since it was last taken, in its order."""
+        taken, self._context.asked = self._context.asked, []
+        return taken
+
+    def put_back(self, asked: list[Operation]) -> None:
+        """What was taken but is not recorded yet: it will be taken again."""
+        self._context.asked = asked
+
+    def deliver(self, number: int, value: bytes | None, error: Exception | None, time: int) -> None:
+        """Give operation `number` its outcome; the program goes on if it waits for it."""
+        operation = self._operations.pop(number)
+        operation.settle(value, error)
+        if operation is self._waits:
+            self._context.tick(time)
+            self._step()
+
+    def close(self) -> None:
+        """Let the coroutine go, quietly: its own clean-up code must not ask for anything any more."""
+        # The innermost first: closing an outer one lets go of an inner one that would not close.
+        for coroutine in reversed(list(_awaiting(self._coroutine))):
+            for _ in range(CLOSE_TRIES):
+                try:
+                    coroutine.close()
+                except RuntimeError:
+                    continue  # It awaited in a finally or caught GeneratorExit; compensation is the engine's.
+                except BaseException as error:
+                    if isinstance(error, KeyboardInterrupt):
+                        raise
+                break
+
+    def _step(self) -> None:
+        waits: object = None
+        try:
+            waits = self._coroutine.send(None)
+        except StopIteration as stop:
+            self.ended = self._returned(stop.value)
+        except SagaError as error:
+            self.ended = TurnedBack("step", storable(error))
+        except FailSaga as error:
+            self.ended = TurnedBack("fail", storable(error))
+        except BaseException as error:
+            # Whatever the user's code raises, CancelledError and SystemExit too, holds this saga and no other.
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            said = f"the program raised {type(error).__name__}: {storable(error)}{_line(error)}"
+            self.ended = Broken(f"{said}; {AWAIT_OURS}" if _wants_loop(error) else said)
+        for operation in self._context.asked:
+            self._operations[operation.number] = operation
+        if self.ended is not None:
+            self._waits = None
+        elif isinstance(waits, Operation) and self._operations.get(waits.number) is waits:
+            self._waits = waits
+        else:
+            self._waits, self.ended = None, Broken(str(ForeignAwait(_foreign(self._coroutine, waits))))
+            self.close()
+
+    def _returned(self, value: Any) -> Ended:
+        try:
+            return Returned(self._payloads.encode(value))
+        except (TypeError, ValueError) as error:
+            return Broken(f"the program returned what cannot be encoded: {error}")
+
+
+def _wants_loop(error: BaseException) -> bool:
+    """Did something of asyncio look for its loop? There is none where sagas run."""
+    return isinstance(error, RuntimeError) and "event loop" in storable(error)
+
+
+def storable(said: object) -> str:
+    """What an error says, cut to a limit, as text that an Avro string can hold."""
+    try:
+        text = str(said)[:REASON_CHARS_MAX]
+    except Exception:  # its own __str__ is broken
+        return "(no text)"
+    return text.encode(errors="backslashreplace").decode()
+
+
+def outcome(
+    definition: Definition, state: SagaState, event: e.Event
+) -> tuple[int, bytes | None, Exception | None] | None:
+    """What `event` tells the program: (operation, value, error), or None if it is none of its business."""
+    match event:
+        case e.CallSucceeded(number, result):
+            return number, result, None
+        case e.CallRefused(number, error):
+            return number, None, _step_error(StepRefused, definition, state, number, error)
+        case e.CallFailed(number, error):
+            return number, None, _step_error(StepFailed, definition, state, number, error)
+        case e.CallInDoubt(number, reason):
+            return number, None, StepInDoubt(state.calls[number].made.step, reason)
+        case e.SleepEnded(number):
+            return number, None, None
+        case e.SignalReceived(number, signal_id):
+            payload = next(s.payload for s in state.signals if s.signal_id == signal_id)
+            return number, payload, None
+        case e.ReceiveTimedOut(number):
+            return number, None, TimeoutError(f"no signal {state.receives[number].name!r} in time")
+    return None
+
+
+def _step_error(
+    kind: type[SagaError], definition: Definition, state: SagaState, number: int, error: bytes
+) -> SagaError:
+    step = state.calls[number].made.step
+    try:
+        found = definition.payloads.decode(error or b"null", Any)
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and isinstance(found.get("reason"), str):
+        return kind(step, found["reason"], found.get("detail"))
+    return kind(step, "no reason given", found)
+
+
+def check_same(asked: Asked, number: int, event: e.CallMade | e.SleepStarted | e.ReceiveStarted) -> None:
+    """Raise Nondeterminism unless what a replayed program asks for is what is recorded.
+
+    What is compared is what kind of operation it is and its names, not payloads: the recorded ones stand.
+    """
+    match event, asked:
+        case e.CallMade(), CallAsked():
+            same = (event.step, event.type) == (asked.step, asked.type)
+        case e.SleepStarted(), SleepAsked():
+            same = True
+        case e.ReceiveStarted(), ReceiveAsked():
+            same = event.name == asked.name
+        case _:
+            same = False
+    if not same or event.number != number:
+        raise Nondeterminism(f"operation {event.number}: {describe(event)}", f"operation {number}: {asked}")
+
+
+def describe(event: e.CallMade | e.SleepStarted | e.ReceiveStarted) -> str:
+    """A recorded operation in the words its `Asked` would use."""
+    match event:
+        case e.CallMade():
+            return f"call of {event.type!r} as step {event.step!r}"
+        case e.SleepStarted():
+            return "sleep"
+        case e.ReceiveStarted():
+            return f"receive of {event.name!r}"
+
+
+def replayed(definition: Definition, state: SagaState, events: Iterable[tuple[e.Event, int]]) -> Program:
+    """A fresh program, brought to where `events` (with their times) leave it.
+
+    `state` is a fresh state of the same saga; it is folded along the way. Raises Nondeterminism where
+    the program asks for something else than is recorded, and what the definition raises.
+    """
+    program: Program | None = None
+    asked: list[Operation] = []
+    for event, time in events:
+        if program is not None:
+            found = outcome(definition, state, event)
+            if found is not None:
+                program.deliver(*found, time)
+                asked += program.take()
+            elif isinstance(event, e.CallMade | e.SleepStarted | e.ReceiveStarted):
+                if not asked:
+                    raise Nondeterminism(f"operation {event.number}: {describe(event)}", _at_rest(program))
+                operation = asked.pop(0)
+                check_same(operation.asked, operation.number, event)
+        evolve(state, event, time)
+        if isinstance(event, e.SagaStarted):
+            program = Program(definition, state.saga_id, state.run, event, time)
+            asked = program.take()
+    assert program is not None  # only started sagas are replayed
+    if state.hold is None and not state.ended and not _rests(program, asked, state):
+        got = f"operation {asked[0].number}: {asked[0].asked}" if asked else _at_rest(program)
+        raise Nondeterminism("nothing more yet", got)
+    program.put_back(asked)
+    return program
+
+
+def _rests(program: Program, asked: list[Operation], state: SagaState) -> bool:
+    """Is this where `decide` leaves a saga between two inputs? It waits, or has ended with answers to come."""
+    match program.ended:
+        case None:
+            return not asked
+        case Returned():
+            return not asked and bool(state.open)
+        case TurnedBack():
+            return state.pivot_out
+    return False
+
+
+def _at_rest(program: Program) -> str:
+    match program.ended:
+        case Returned():
+            return "the program returned"
+        case TurnedBack(_, reason) | Broken(reason):
+            return f"the program ended: {reason}"
+    return "nothing more asked for"
+
+
+def _authors(frame: FrameType) -> bool:
+    """Is this frame the author's code, and neither ours nor the standard library's?"""
+    top = str(frame.f_globals.get("__name__")).partition(".")[0]
+    return top != "kompensate" and top not in sys.stdlib_module_names
+
+
+def _line(error: BaseException) -> str:
+    """Where it was raised: the author's innermost line."""
+    found = ""
+    traceback = error.__traceback__
+    while traceback is not None:
+        if _authors(traceback.tb_frame):
+            found = f" ({traceback.tb_frame.f_code.co_filename}:{traceback.tb_lineno})"
+        traceback = traceback.tb_next
+    return found
+
+
+def _awaiting(coroutine: Coroutine[Any, Any, Any]) -> Iterator["CoroutineType[Any, Any, Any]"]:
+    """A suspended coroutine, the one that it awaits, and so on."""
+    found: Any = coroutine
+    while isinstance(found, CoroutineType) and found.cr_frame is not None:
+        yield found
+        found = found.cr_await
+
+
+def _foreign(coroutine: Coroutine[Any, Any, Any], waits: object) -> str:
+    """What was awaited, and the author's innermost line that awaits it."""
+    frames = [f for awaiting in _awaiting(coroutine) if (f := awaiting.cr_frame) is not None and _authors(f)]
+    where = f"{frames[-1].f_code.co_filename}:{frames[-1].f_lineno}" if frames else "an unknown line"
+    got = f"another saga's {waits.asked}" if isinstance(waits, Operation) else _type_name(waits)
+    return f"{where}: expected an operation of the saga's context to be awaited, got {got}"
+
+
+def _type_name(value: object) -> str:
+    return "None" if value is None else type(value).__name__

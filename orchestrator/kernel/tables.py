@@ -1,0 +1,124 @@
+"""The two state machines as tables: the code, the tests and the documentation are made from these.
+
+A saga's status and a call's status change only by events, and only as written here. What is not in a
+table is illegal: `evolve` raises and changes nothing.
+
+    saga:   (new) ──► running ──► completed                 pending: signals came before the start
+             │  ▲        └─► compensating ──► compensated | cancelled | failed
+             ▼  │
+            pending          beside it a hold: paused or quarantined
+
+    call:   sent ──► done | refused | failed | in_doubt     waiting: between two attempts
+             ▲ └─► waiting ─┘
+            done, in_doubt ──► undoing ──► undone           undo_waiting: between two attempts to undo
+                                 ▲ └─► undo_waiting ─┘
+"""
+
+from enum import StrEnum
+
+from kompensate.orchestrator.kernel import events as e
+
+
+class Status(StrEnum):
+    """Where a saga stands. The four ends absorb: nothing leads out of them."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    COMPENSATING = "compensating"
+    COMPLETED = "completed"
+    COMPENSATED = "compensated"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+
+class CallStatus(StrEnum):
+    """Where a call stands."""
+
+    SENT = "sent"
+    WAITING = "waiting"
+    DONE = "done"
+    REFUSED = "refused"
+    FAILED = "failed"
+    IN_DOUBT = "in_doubt"
+    UNDOING = "undoing"
+    UNDO_WAITING = "undo_waiting"
+    UNDONE = "undone"
+
+
+class Hold(StrEnum):
+    """A mark beside the status: nothing goes out until it is released, and nothing is lost."""
+
+    PAUSED = "paused"
+    QUARANTINED = "quarantined"
+
+
+ENDS = frozenset({Status.COMPLETED, Status.COMPENSATED, Status.CANCELLED, Status.FAILED})
+
+KINDS = ("compensatable", "pivot", "retriable")
+"""A step can be undone, is the point of no return, or comes after it and is only ever tried again."""
+
+CAUSES = ("step", "cancel", "fail")
+"""Why a saga turns back: a step did not succeed, cancelling was asked for, the program raised FailSaga."""
+
+_S, _C = Status, CallStatus
+_UNDER_WAY = (_S.RUNNING, _S.COMPENSATING)
+
+SAGA: dict[tuple[Status | None, type], Status] = {
+    (None, e.SignalKept): _S.PENDING,
+    (None, e.SagaStarted): _S.RUNNING,
+    (_S.PENDING, e.SagaStarted): _S.RUNNING,
+    (_S.RUNNING, e.CompensationStarted): _S.COMPENSATING,
+    (_S.RUNNING, e.SagaCompleted): _S.COMPLETED,
+    (_S.COMPENSATING, e.SagaCompensated): _S.COMPENSATED,
+    (_S.COMPENSATING, e.SagaCancelled): _S.CANCELLED,
+    (_S.COMPENSATING, e.SagaFailed): _S.FAILED,
+    # events that leave the status as it is
+    **{(s, e.SignalKept): s for s in (_S.PENDING, *_UNDER_WAY)},
+    **{(s, kind): s for s in (_S.PENDING, *_UNDER_WAY) for kind in (e.SagaPaused, e.SagaResumed)},
+    **{(s, e.SagaQuarantined): s for s in _UNDER_WAY},
+    **{
+        (_S.RUNNING, kind): _S.RUNNING
+        for kind in (
+            e.CallMade,
+            e.AttemptFailed,
+            e.AttemptMade,
+            e.CallSucceeded,
+            e.CallRefused,
+            e.CallFailed,
+            e.CallInDoubt,
+            e.SleepStarted,
+            e.SleepEnded,
+            e.ReceiveStarted,
+            e.SignalReceived,
+            e.ReceiveTimedOut,
+            e.CancelRequested,
+        )
+    },
+    **{(_S.COMPENSATING, kind): _S.COMPENSATING for kind in (e.UndoSent, e.UndoFailed, e.CallUndone)},
+    **{(s, kind): s for s in _UNDER_WAY for kind in (e.CommandResent, e.LateReplyArrived)},
+    (_S.RUNNING, e.CancelRefused): _S.RUNNING,
+}
+"""(status, kind of event) → next status. None is a saga that does not exist yet."""
+
+CALL: dict[tuple[CallStatus | None, type], CallStatus] = {
+    (None, e.CallMade): _C.SENT,
+    (_C.SENT, e.CommandResent): _C.SENT,
+    (_C.SENT, e.AttemptFailed): _C.WAITING,
+    (_C.WAITING, e.AttemptMade): _C.SENT,
+    (_C.SENT, e.CallSucceeded): _C.DONE,
+    (_C.SENT, e.CallRefused): _C.REFUSED,
+    (_C.SENT, e.CallFailed): _C.FAILED,
+    (_C.WAITING, e.CallFailed): _C.FAILED,
+    (_C.SENT, e.CallInDoubt): _C.IN_DOUBT,
+    (_C.DONE, e.UndoSent): _C.UNDOING,
+    (_C.IN_DOUBT, e.UndoSent): _C.UNDOING,
+    (_C.UNDOING, e.CommandResent): _C.UNDOING,
+    (_C.UNDOING, e.UndoFailed): _C.UNDO_WAITING,
+    (_C.UNDO_WAITING, e.UndoSent): _C.UNDOING,
+    (_C.UNDOING, e.CallUndone): _C.UNDONE,
+    **{(s, e.LateReplyArrived): s for s in (_C.IN_DOUBT, _C.UNDOING, _C.UNDO_WAITING, _C.UNDONE)},
+}
+"""(call's status, kind of event) → the call's next status."""
+
+CALL_EVENTS = frozenset(kind for _, kind in CALL)
+"""The kinds of event that are about one call; their `number` says which."""

@@ -1,0 +1,95 @@
+"""What became of a request, judged from what the topics hold. No Kafka in here: the client fetches.
+
+A worker writes nothing for a duplicate, so its outcome is read by exclusion: the partition's watermark says
+that the request was handled; then either the saga names it as its start, or the quarantine holds it, or the
+saga was there before it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from kompensate.orchestrator.journal import Damaged, ReadPage, read_page
+from kompensate.orchestrator.kernel.events import SagaStarted
+from kompensate.orchestrator.ports import Record
+from kompensate.orchestrator.stored import Stored, read_summary
+from kompensate.schemas import codec
+from kompensate.schemas.codec import BadRecord
+
+Kind: TypeAlias = Literal["started", "duplicate", "conflict", "rejected", "handled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a request.
+
+    `started`: this start began the saga. `duplicate`: the saga was there already, begun with the same
+    definition and input. `conflict`: it was begun with others. `rejected`: the request is in the quarantine,
+    for `reason`. `handled`: any other request than a start, taken by the saga (which may have ignored it).
+    """
+
+    kind: Kind
+    reason: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """Is the saga as the request wanted it? So a duplicate is as good as a start."""
+        return self.kind not in ("conflict", "rejected")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request that Kafka has. `time` is its record's, ms since the epoch.
+
+    `seen` is where the state partition ended before it was sent, where that is known; `outcome` what became
+    of it, where that was waited for.
+    """
+
+    id: str
+    type: str
+    saga_id: str
+    saga_type: str | None
+    payload: bytes
+    topic: str
+    partition: int
+    offset: int
+    time: int
+    seen: int | None = None
+    outcome: Outcome | None = None
+
+
+def begun_by(record: Record, sent: Sent) -> bool:
+    """Does this record of the state topic name `sent` as its saga's start? One that does not read names nobody."""
+    value = record.value or b""
+    try:
+        if codec.schema_id(value) == codec.SUMMARY:
+            return bool(codec.decode(value, codec.SUMMARY)["run"] == f"{sent.partition}.{sent.offset}")
+        return _is_start(sent, [read_page(value)])
+    except (Damaged, BadRecord):
+        return False
+
+
+def judged(sent: Sent, found: Stored, history: Sequence[ReadPage]) -> Outcome:
+    """The outcome of a start that was handled and is not in the quarantine. Raises BadRecord.
+
+    `found` is the saga of its id as it stands, `history` its pages as far as they are there.
+    """
+    if _is_start(sent, history) or (found.ended and begun_by(found.records[0], sent)):
+        return Outcome("started")
+    start = next((r.event for page in history for r in page.events if isinstance(r.event, SagaStarted)), None)
+    if start is not None:
+        definition: str = start.definition
+    elif found.ended:
+        definition = read_summary(found).definition
+    else:
+        definition = found.header.definition
+    if definition != sent.saga_type:
+        return Outcome("conflict", f"saga {sent.saga_id!r} is a {definition!r}, not a {sent.saga_type!r}")
+    if start is not None and start.payload != sent.payload:
+        return Outcome("conflict", f"saga {sent.saga_id!r} was started with another input")
+    return Outcome("duplicate", f"saga {sent.saga_id!r} was started before, and is {found.header.status}")
+
+
+def _is_start(sent: Sent, pages: Sequence[ReadPage]) -> bool:
+    starts = (r.origin for page in pages for r in page.events if isinstance(r.event, SagaStarted))
+    return any((o.topic, o.partition, o.offset) == (sent.topic, sent.partition, sent.offset) for o in starts)

@@ -1,0 +1,340 @@
+"""All sagas of one partition: records in, records out. No Kafka, no clock, no threads.
+
+Contract with the worker: `load` the state partition's records, then `loaded`; from then on `handle`
+records and `fire` timers, take the `output` of the batch, and say `committed` once the transaction that
+carried it stands, or `discard`. Until `committed`, everything the batch touched can be put back.
+
+A saga that waits is bytes: its pages as the topic has them. It is woken (decoded, folded) by its first
+input, and put back to bytes when too many are awake.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from logging import getLogger
+
+from kompensate.orchestrator.application import Application
+from kompensate.orchestrator.batch import Batch
+from kompensate.orchestrator.catalogue import Catalogue
+from kompensate.orchestrator.entry import Awake, Entry
+from kompensate.orchestrator.intake import Intake
+from kompensate.orchestrator.journal import Damaged
+from kompensate.orchestrator.kernel import events as e
+from kompensate.orchestrator.kernel import inputs as i
+from kompensate.orchestrator.kernel.decide import Decision, decide
+from kompensate.orchestrator.kernel.errors import IllegalTransition, Rejected
+from kompensate.orchestrator.kernel.program import storable
+from kompensate.orchestrator.kernel.state import evolve
+from kompensate.orchestrator.loading import Loading
+from kompensate.orchestrator.ports import OutRecord, Record
+from kompensate.orchestrator.settings import Settings
+from kompensate.orchestrator.timers import Timers
+from kompensate.schemas.codec import BadRecord
+from kompensate.schemas.messages import BadMessage
+from kompensate.schemas.topics import Topics
+
+log = getLogger("kompensate.partition")
+
+
+class Partition:
+    """The sagas of partition `number` of `application`."""
+
+    def __init__(self, number: int, application: Application, settings: Settings) -> None:
+        self.number = number
+        self._app = application.name
+        self._settings = settings
+        self._topics = Topics(application.name, settings.prefix)
+        self._catalogue = Catalogue(application)
+        self._window = round(settings.dedup_window_seconds * 1000)
+        self._intake = Intake(application, self._topics, self._window)
+        self._inputs = (self._topics.requests, *(self._topics.replies(s) for s in application.services))
+        self._loading: Loading | None = Loading(number)
+        self._sagas: dict[str, Entry] = {}
+        self._ended: dict[str, int] = {}
+        self._awake: OrderedDict[str, Entry] = OrderedDict()
+        self._timers = Timers()
+        self._expiries = Timers()  # of ended sagas' ids, by when they ended
+        self._stored_plans: set[str] = set()
+        self._offsets: dict[str, int] = {}
+        self._transaction = 0
+        self._batch = Batch(number, self._topics, {})
+
+    # -- restore
+
+    def load(self, records: Sequence[Record]) -> None:
+        """Take committed records of the state partition, in their order."""
+        assert self._loading is not None  # a partition is loaded once
+        self._loading.take(records)
+
+    def loaded(self, committed: Mapping[str, int], beginning: Mapping[str, int]) -> dict[str, int]:
+        """The state partition was read to its end: the next offset of every input topic to go on from.
+
+        `committed` are the group's next offsets, `beginning` the first offset each input topic has.
+        Raises Corrupted where log and offsets contradict each other.
+        """
+        loading, self._loading = self._loading, None
+        assert loading is not None  # a partition is loaded once
+        self._offsets = loading.positions(self._inputs, committed, beginning)
+        self._transaction = loading.watermark.transaction if loading.watermark else 0
+        for hash_, plan in loading.plans().items():
+            self._catalogue.plans.setdefault(hash_, plan)
+            self._stored_plans.add(hash_)
+        self._sagas, self._ended = loading.sagas()
+        for saga_id, entry in self._sagas.items():
+            self._arm(saga_id, entry)
+        for saga_id, ended_at in self._ended.items():
+            self._expiries.arm(ended_at, saga_id)
+        self._batch = Batch(self.number, self._topics, self._offsets)
+        return dict(self._offsets)
+
+    # -- running
+
+    @property
+    def dirty(self) -> bool:
+        """Is there anything to commit?"""
+        return self._batch.dirty
+
+    @property
+    def output_bytes(self) -> int:
+        """About how many bytes the open batch would write."""
+        return self._batch.bytes
+
+    @property
+    def live(self) -> int:
+        """How many sagas have not ended."""
+        return len(self._sagas)
+
+    @property
+    def next_due(self) -> int | None:
+        """When to `fire` again at the latest, ms since the epoch (it may turn out that nothing is due); None: never."""
+        due, ended_at = self._timers.next_due(), self._expiries.next_due()
+        if ended_at is not None and (due is None or ended_at + self._window < due):
+            due = ended_at + self._window
+        return due
+
+    def handle(self, record: Record) -> None:
+        """Handle one record of an input topic. Never raises for bad input: that is quarantined."""
+        if record.offset < self._offsets.get(record.topic, 0):
+            return  # read again after a rewind, and handled already
+        self._offsets[record.topic] = record.offset + 1
+        self._batch.dirty = True
+        try:
+            saga_id, input_ = self._intake.read(record)
+        except BadMessage as error:
+            self._quarantine(record, str(error))
+            return
+        entry = self._sagas.get(saga_id)
+        if entry is None:
+            self._first_input(saga_id, input_, record)
+        else:
+            self._apply(saga_id, entry, input_, record)
+
+    def quarantine(self, record: Record, reason: str) -> None:
+        """Put one record of an input topic aside instead of handling it: what it leads to cannot be written."""
+        self._offsets[record.topic] = record.offset + 1
+        self._quarantine(record, reason)
+
+    def fire(self, now: int, limit: int) -> int:
+        """Handle what is due by `now` (ms since the epoch), at most `limit` sagas; returns how many."""
+        fired = 0
+        while fired < limit:
+            found = self._timers.pop(now)
+            if found is None:
+                break
+            entry = self._sagas.get(found[1])
+            if entry is None or found[0] != entry.armed:
+                continue
+            entry.armed = 0
+            if entry.due > found[0]:
+                self._arm(found[1], entry)  # its turn comes in the order of its real time
+            elif entry.due:
+                self._apply(found[1], entry, i.TimersDue(i.Origin("", self.number, -1, now)), None)
+                fired += 1
+        return fired + self._forget(now, limit - fired)
+
+    def output(self, writer: str) -> tuple[list[OutRecord], dict[str, int]]:
+        """The batch's records, the watermark first, and the next offset of every input topic.
+
+        `writer` is the transactional id that will write them.
+        """
+        self._transaction += 1
+        for saga_id, entry in self._batch.changed.items():
+            self._write(saga_id, entry)
+        return self._batch.records(writer, self._transaction, self._offsets), dict(self._offsets)
+
+    def committed(self) -> None:
+        """The transaction that carried the output stands."""
+        for saga_id in self._batch.ended:
+            self._sagas.pop(saga_id).sleep()
+            self._awake.pop(saga_id, None)
+            self._remember(saga_id, self._batch.ended[saga_id])
+        self._stored_plans |= self._batch.plans
+        self._batch = Batch(self.number, self._topics, self._offsets)
+        while len(self._awake) > self._settings.live_sagas_max:
+            self._awake.popitem(last=False)[1].sleep()
+
+    def discard(self) -> None:
+        """The output does not stand: everything is as it was after the last `committed`."""
+        batch = self._batch
+        for saga_id, before in batch.before.items():
+            entry = self._sagas[saga_id]
+            entry.sleep()
+            self._awake.pop(saga_id, None)
+            if before is None:
+                del self._sagas[saga_id]
+                continue
+            entry.pages, entry.due = before
+            entry.armed = 0
+            self._arm(saga_id, entry)
+        for saga_id, ended_at in batch.forgotten.items():
+            self._remember(saga_id, ended_at)
+        self._offsets = dict(batch.offsets_before)
+        if batch.written:
+            self._transaction -= 1
+        self._batch = Batch(self.number, self._topics, self._offsets)
+
+    # -- one input
+
+    def _first_input(self, saga_id: str, input_: i.Input, record: Record) -> None:
+        """An input for a saga that is not there: it may begin one."""
+        ended = saga_id in self._ended
+        if isinstance(input_, i.StartAsked | i.SignalArrived) and not ended:
+            run = f"{self.number}.{record.offset}"
+            entry = Entry([])
+            entry.wake_new(self._app, saga_id, run)
+            self._sagas[saga_id] = entry
+            self._batch.before[saga_id] = None
+            self._apply(saga_id, entry, input_, record)
+            if saga_id not in self._batch.changed:
+                del self._sagas[saga_id], self._batch.before[saga_id]
+                self._awake.pop(saga_id, None)
+        elif ended and isinstance(input_, i.StartAsked | i.ReplyArrived):
+            log.debug("duplicate for an ended saga", extra={"saga_id": saga_id})
+        else:
+            what = "has ended" if ended else "does not exist here"
+            self._quarantine(record, f"saga {saga_id!r} {what}, got {type(input_).__name__}")
+
+    def _apply(self, saga_id: str, entry: Entry, input_: i.Input, record: Record | None) -> None:
+        awake = self._wake(saga_id, entry, record)
+        if awake is None:
+            return
+        execution = awake.execution
+        if isinstance(input_, i.StartAsked) and execution.state.started is None:
+            execution.definition = self._catalogue.find(input_.definition)
+            if execution.definition is None and not execution.state.ended and record is not None:
+                names = ", ".join(self._catalogue.names()) or "none"
+                text = f"expected the name of a saga of this application ({names}), got {input_.definition!r}"
+                self._quarantine(record, f"saga {saga_id!r}: {text}")
+                return
+        try:
+            decision = decide(execution, input_)
+            if decision.events:
+                self._note(saga_id, entry, awake, input_.origin, decision)
+        except Rejected as error:
+            if record is not None:
+                self._quarantine(record, f"saga {saga_id!r}: {error}")
+            return
+        except Exception as error:  # no input stops a partition: this saga is held, others go on
+            log.exception("held: %s", error, extra={"saga_id": saga_id})
+            self._hold(saga_id, entry, input_, record, error)
+
+    def _wake(self, saga_id: str, entry: Entry, record: Record | None) -> Awake | None:
+        if entry.awake is not None and saga_id in self._awake:
+            self._awake.move_to_end(saga_id)
+            return entry.awake
+        if entry.damaged is None:
+            try:
+                awake = entry.wake(self._app, saga_id, self._catalogue)
+            except (Damaged, BadRecord, IllegalTransition) as error:
+                entry.damaged = str(error)
+                log.error("saga stopped: its pages are damaged: %s", error, extra={"saga_id": saga_id})
+            else:
+                self._awake[saga_id] = entry
+                return awake
+        if record is not None:
+            self._quarantine(record, f"saga {saga_id!r}: its pages in the state topic are damaged: {entry.damaged}")
+        return None
+
+    def _note(self, saga_id: str, entry: Entry, awake: Awake, origin: i.Origin, decision: Decision) -> None:
+        """Write a decision down: events to the page, effects to the batch.
+
+        What cannot be written raises before anything is changed.
+        """
+        state, settings, batch = awake.execution.state, self._settings, self._batch
+        commands = [batch.command(effect, state) for effect in decision.effects]
+        number = awake.page.number
+        closed = awake.append(origin, decision.events, settings.page_bytes_max, settings.record_bytes_max)
+        batch.touch(saga_id, entry)
+        for page in closed:
+            batch.close_page(saga_id, state.run, number, page)
+            number += 1
+        batch.count(len(decision.events), awake.page.size)
+        if isinstance(decision.events[0], e.SagaStarted):
+            self._store_plan(decision.events[0])
+        batch.send(commands)
+        entry.due = state.next_due() or 0
+        self._arm(saga_id, entry)
+        if state.hold is not None and any(isinstance(event, e.SagaQuarantined) for event in decision.events):
+            log.error(
+                "saga %s is held: %s; mend the cause, then resume it",
+                *(saga_id, state.hold_reason),
+                extra={"saga_id": saga_id},
+            )
+
+    def _hold(self, saga_id: str, entry: Entry, input_: i.Input, record: Record | None, error: Exception) -> None:
+        """The kernel broke on this saga: fold it anew from what is written, and hold it.
+
+        One that has not started is left as it was: the record that would start it is quarantined, that is all.
+        """
+        assert entry.awake is not None  # it was just decided on
+        page, closed = entry.awake.page, entry.awake.closed
+        if record is not None:
+            self._quarantine(record, f"saga {saga_id!r}: {type(error).__name__}: {error}")
+        if not page.events:
+            return
+        written, entry.pages = entry.pages, [*closed, page.value()]
+        entry.sleep()
+        awake = entry.wake(self._app, saga_id, self._catalogue)
+        entry.pages = written
+        if awake.execution.state.started is None:
+            return
+        event = e.SagaQuarantined(storable(f"{type(error).__name__}: {error}"))
+        evolve(awake.execution.state, event, input_.origin.time)
+        self._note(saga_id, entry, awake, input_.origin, Decision([event]))
+
+    def _store_plan(self, started: e.SagaStarted) -> None:
+        hash_ = started.plan
+        if hash_ is not None and hash_ not in self._stored_plans and hash_ not in self._batch.plans:
+            self._batch.store_plan(self._catalogue.plans[hash_])
+
+    def _write(self, saga_id: str, entry: Entry) -> None:
+        assert entry.awake is not None  # the batch changed it
+        state, page = entry.awake.execution.state, entry.awake.page
+        entry.pages = [*entry.awake.closed, page.value()]
+        if state.ended:
+            self._batch.end(saga_id, state, page)
+        else:
+            self._batch.write_page(saga_id, state, entry.due, page.number, entry.pages[-1])
+
+    def _quarantine(self, record: Record, reason: str) -> None:
+        log.warning("quarantined %s/%d@%d: %s", record.topic, record.partition, record.offset, reason)
+        self._batch.quarantine(record, reason)
+
+    def _arm(self, saga_id: str, entry: Entry) -> None:
+        if entry.due and (not entry.armed or entry.due < entry.armed):
+            entry.armed = entry.due
+            self._timers.arm(entry.due, saga_id)
+
+    def _forget(self, now: int, limit: int) -> int:
+        """Tombstone the summaries of sagas that ended longer ago than the dedup window."""
+        forgotten = 0
+        while forgotten < limit and (found := self._expiries.pop(now - self._window)) is not None:
+            ended_at, saga_id = found
+            if self._ended.get(saga_id) == ended_at:
+                del self._ended[saga_id]
+                self._batch.forget(saga_id, ended_at)
+                forgotten += 1
+        return forgotten
+
+    def _remember(self, saga_id: str, ended_at: int) -> None:
+        self._ended[saga_id] = ended_at
+        self._expiries.arm(ended_at, saga_id)

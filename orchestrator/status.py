@@ -1,0 +1,334 @@
+"""The read model: from what the topics hold to what people ask about a saga. No Kafka, no worker.
+
+`Fold` applies a run's events by the kernel's own `evolve`, and notes on the way what people ask: a line an
+event, a view a call. `view` makes of a stored saga what is shown of it. One whose pages are damaged is still
+a saga: its view says so, and the others are not held up.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from json import loads
+from typing import Any
+
+from kompensate.orchestrator.client_errors import DamagedSaga
+from kompensate.orchestrator.journal import (
+    Damaged,
+    ReadPage,
+    Recorded,
+    read_pages,
+)
+from kompensate.orchestrator.kernel import events as e
+from kompensate.orchestrator.kernel.errors import IllegalTransition
+from kompensate.orchestrator.kernel.inputs import Origin
+from kompensate.orchestrator.kernel.state import Call, SagaState, evolve
+from kompensate.orchestrator.kernel.tables import CallStatus, Hold, Status
+from kompensate.orchestrator.stored import Stored, Summary, read_summary
+from kompensate.schemas.codec import BadRecord
+from kompensate.schemas.messages import timestamp
+
+
+@dataclass(slots=True)
+class StepView:
+    """One call of the saga. Times in ms since the epoch; `error` is the last one's text, else empty."""
+
+    number: int
+    step: str
+    service: str
+    type: str
+    kind: str
+    status: str
+    attempt: int
+    resends: int
+    sent_at: int
+    answered_at: int | None = None
+    undo_sent_at: int | None = None
+    undone_at: int | None = None
+    again_at: int | None = None
+    timeout_at: int | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One event of a history, in the words people ask in. `cause` is the input that led to it."""
+
+    sequence: int
+    time: int
+    since_previous: int
+    event: e.Event
+    step: str
+    attempt: int | None
+    detail: str
+    cause: Origin
+
+    @property
+    def kind(self) -> str:
+        return type(self.event).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class SagaView:
+    """A saga as people ask about it. Times in ms since the epoch.
+
+    `detailed` tells whether it was folded from its events: a summary alone knows no steps. `damaged` says
+    why it cannot be.
+    """
+
+    saga_id: str
+    type: str
+    status: str
+    run: str
+    partition: int
+    events: int
+    updated_at: int
+    started_at: int | None = None
+    hold: str = ""
+    hold_reason: str = ""
+    step: str = ""
+    attempt: int | None = None
+    wakes_at: int | None = None
+    waits: tuple[str, ...] = ()
+    last_error: str = ""
+    compensations_left: int = 0
+    signals_kept: int = 0
+    reason: str = ""
+    input: Any = None
+    result: Any = None
+    steps: tuple[StepView, ...] = ()
+    detailed: bool = False
+    damaged: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("completed", "compensated", "cancelled", "failed")
+
+    @property
+    def shown_status(self) -> str:
+        """Status and hold as one text: `running`, `running, paused`, `damaged`."""
+        if self.damaged:
+            return "damaged"
+        return f"{self.status}, {self.hold}" if self.hold else self.status
+
+
+class Fold:
+    """A run's events folded one by one: the state, its calls with their times, and a line per event.
+
+    `add` raises IllegalTransition where an event cannot follow.
+    """
+
+    def __init__(self, app: str, saga_id: str, run: str) -> None:
+        self.state = SagaState(app, saga_id, run)
+        self.steps: dict[int, StepView] = {}
+        self.lines: list[Line] = []
+        self.last_error = ""
+
+    def add(self, recorded: Recorded) -> None:
+        """Apply one event."""
+        event, time = recorded.event, recorded.origin.time
+        evolve(self.state, event, time)
+        detail = detail_of(event)
+        call = self.state.calls.get(getattr(event, "number", 0))
+        if call is not None:
+            self._step(call, event, time, detail)
+        before = self.lines[-1].time if self.lines else time
+        step = call.made.step if call is not None else ""
+        attempt = call.attempt if call is not None else None
+        self.lines.append(Line(recorded.sequence, time, time - before, event, step, attempt, detail, recorded.origin))
+
+    def _step(self, call: Call, event: e.Event, time: int, detail: str) -> None:
+        made = call.made
+        step = self.steps.get(made.number)
+        if step is None:
+            step = StepView(made.number, made.step, made.service, made.type, made.kind, "", 1, 0, time)
+            self.steps[made.number] = step
+        match event:
+            case e.CallSucceeded():
+                step.answered_at = time
+            case e.CallRefused() | e.CallFailed() | e.CallInDoubt():
+                step.answered_at = time
+                step.error = self.last_error = detail
+            case e.AttemptFailed() | e.UndoFailed():
+                step.error = self.last_error = detail
+            case e.UndoSent():
+                step.undo_sent_at = step.undo_sent_at or time
+            case e.CallUndone():
+                step.undone_at = time
+        step.status, step.attempt, step.resends = str(call.status), call.attempt, call.resends
+        step.again_at, step.timeout_at = call.due, call.timeout_at
+
+
+def fold(app: str, saga_id: str, pages: Sequence[ReadPage]) -> Fold:
+    """Fold a run's pages. Raises DamagedSaga where an event cannot follow the ones before it."""
+    found = Fold(app, saga_id, pages[0].run)
+    for page in pages:
+        for recorded in page.events:
+            try:
+                found.add(recorded)
+            except IllegalTransition as error:
+                raise DamagedSaga(
+                    f"saga {saga_id!r}: page {page.number}, event {recorded.sequence}: {error}"
+                ) from error
+    return found
+
+
+def view(app: str, found: Stored, history: Sequence[bytes] | None = None) -> SagaView:
+    """What is known of `found`. `history` are an ended saga's pages, where its steps are wanted.
+
+    Never raises for damaged records: the view says so.
+    """
+    header = found.header
+    bare = SagaView(
+        found.saga_id,
+        header.definition,
+        header.status,
+        header.run,
+        found.partition,
+        header.events,
+        found.updated_at,
+        hold="" if header.hold == "-" else header.hold,
+        damaged=found.damaged,
+    )
+    if found.damaged:
+        return bare
+    try:
+        if not found.ended:
+            pages = read_pages([record.value or b"" for record in found.records])
+            return view_of(fold(app, found.saga_id, pages), found.partition)
+        summary = read_summary(found)
+        ended = _view_of_summary(bare, summary)
+        if history is None:
+            return ended
+        detailed = view_of(fold(app, found.saga_id, read_pages(history)), found.partition)
+        return replace(detailed, status=summary.status, result=ended.result, events=summary.events)
+    except (Damaged, DamagedSaga, BadRecord) as error:
+        return replace(bare, damaged=str(error))
+
+
+def _view_of_summary(bare: SagaView, summary: Summary) -> SagaView:
+    return replace(
+        bare,
+        type=summary.definition,
+        status=summary.status,
+        events=summary.events,
+        started_at=summary.started_at,
+        updated_at=summary.ended_at,
+        reason=summary.reason,
+        result=readable(summary.result),
+    )
+
+
+def view_of(found: Fold, partition: int) -> SagaView:
+    """The view of a saga folded from its events."""
+    state, started = found.state, found.state.started
+    calls = [call for call in state.calls.values() if call.made.number in state.open]
+    return SagaView(
+        state.saga_id,
+        started.definition if started else "-",
+        str(state.status),
+        state.run,
+        partition,
+        state.events,
+        state.updated_at,
+        started_at=state.started_at if started else None,
+        hold=str(state.hold or ""),
+        hold_reason=state.hold_reason,
+        step=_step_text(state, calls),
+        attempt=max((call.attempt for call in calls), default=None),
+        wakes_at=state.next_due(),
+        waits=tuple(waits(found)),
+        last_error=found.last_error,
+        compensations_left=_left(state),
+        signals_kept=len(state.signals),
+        reason=state.reason,
+        input=readable(started.payload) if started else None,
+        result=readable(state.result),
+        steps=tuple(found.steps.values()),
+        detailed=True,
+    )
+
+
+def _step_text(state: SagaState, calls: list[Call]) -> str:
+    parts = [f"undo {call.made.step}" if call.undoing else call.made.step for call in calls]
+    if state.status is Status.RUNNING:
+        parts += ["(sleeps)" for _ in state.sleeps]
+        parts += [f"(signal {receive.name})" for receive in state.receives.values()]
+    return ", ".join(parts)
+
+
+def _left(state: SagaState) -> int:
+    if state.status is not Status.COMPENSATING:
+        return 0
+    return len(state.to_undo()) + sum(call.undoing for call in state.calls.values())
+
+
+def waits(found: Fold) -> Iterator[str]:
+    """Why the saga does not move, a sentence each; nothing for one that ended."""
+    state = found.state
+    if state.ended:
+        return
+    if state.hold is not None:
+        verb = "paused by an operator" if state.hold is Hold.PAUSED else "held until somebody has looked"
+        text = f"{verb}: {state.hold_reason}" if state.hold_reason else verb
+        mend = f"; mend the cause, then `kompensate resume {state.saga_id}`"
+        yield text if state.hold is Hold.PAUSED else text + mend
+    if state.status is Status.PENDING:
+        yield "for its start: only signals have come"
+    for number, call in state.open.items():
+        step, made = found.steps[number], call.made
+        if call.status in (CallStatus.WAITING, CallStatus.UNDO_WAITING):
+            yield f"before attempt {call.attempt + 1} of {_named(call)}, after: {step.error}"
+        else:
+            since = timestamp((step.undo_sent_at if call.undoing else None) or step.sent_at)
+            again = f", sent again {call.resends} times" if call.resends else ""
+            yield f"for a reply from {made.service} to {_named(call)}, out since {since}{again}"
+    for until in state.sleeps.values():
+        yield f"asleep until {timestamp(until)}"
+    for receive in state.receives.values():
+        until_text = "" if receive.until is None else f" until {timestamp(receive.until)}"
+        yield f"for a signal {receive.name!r}{until_text}"
+
+
+def _named(call: Call) -> str:
+    made = call.made
+    return f"{made.undo_type} (undo of {made.step})" if call.undoing else f"{made.type} (step {made.step})"
+
+
+def detail_of(event: e.Event) -> str:
+    """What an event says beyond its kind and step, as one line for a person."""
+    match event:
+        case e.SagaStarted():
+            return event.definition
+        case e.CallMade():
+            return f"{event.type}, {event.kind}"
+        case e.AttemptFailed() | e.CallRefused() | e.CallFailed() | e.UndoFailed():
+            return error_text(event.error)
+        case e.LateReplyArrived():
+            return event.outcome
+        case e.ReceiveStarted():
+            return event.name
+        case e.SignalKept():
+            return f"{event.name} ({event.signal_id})"
+        case e.SignalReceived():
+            return event.signal_id
+        case e.CompensationStarted():
+            return f"{event.cause}: {event.reason}"
+    return getattr(event, "reason", "")
+
+
+def error_text(error: bytes) -> str:
+    """A participant's error as one line: its reason where it has one."""
+    found = readable(error)
+    if isinstance(found, dict) and isinstance(found.get("reason"), str):
+        detail = found.get("detail")
+        return str(found["reason"]) if detail is None else f"{found['reason']} ({detail})"
+    return "" if found is None else str(found)
+
+
+def readable(payload: bytes | None) -> Any:
+    """A payload as its JSON value; as text where it is none, so that nothing is hidden."""
+    if payload is None or payload == b"":
+        return None
+    try:
+        return loads(payload)
+    except ValueError:
+        return payload.decode(errors="backslashreplace")

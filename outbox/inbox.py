@@ -1,0 +1,143 @@
+"""The inbox: which commands a service has seen and what it answered, in the service's own database.
+
+All of it runs in the caller's transaction, a group of commands at a time. A claim is a row that no other
+transaction can pass: a second claimer of the same command waits on it, then reads the answer that was
+committed. No row is left `claimed` by this module's callers: at the end of the transaction each claim is
+answered, cancelled or released.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from sqlalchemy import Connection
+
+from kompensate.outbox.tables import INBOX, OUTBOX
+from kompensate.outbox.writer import COLUMNS, RECORD, VALUES, Row, as_json, write
+
+State: TypeAlias = Literal["claimed", "answered", "cancelled", "deferred"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the inbox knows of one command."""
+
+    state: State
+    outcome: str | None = None
+    reply: bytes | None = None
+    reply_type: str | None = None
+    content_type: str | None = None
+
+
+class Vanished(RuntimeError):
+    """A row was deleted (by the retention) between two statements: the transaction is to be done again."""
+
+
+_CLAIM = (
+    f"INSERT INTO {INBOX} (consumer, command_id, state) SELECT %s, unnest(%s::text[]), 'claimed' "
+    "ON CONFLICT DO NOTHING RETURNING command_id"
+)
+_CLAIM_SQLITE = f"INSERT INTO {INBOX} (consumer, command_id, state) VALUES (?, ?, 'claimed') ON CONFLICT DO NOTHING"  # noqa: S608 our own names
+_READ = (
+    f"SELECT command_id, state, outcome, reply, reply_type, content_type FROM {INBOX} "  # noqa: S608 our own names
+    "WHERE consumer = %s AND command_id = ANY(%s::text[])"
+)
+_READ_SQLITE = (
+    f"SELECT command_id, state, outcome, reply, reply_type, content_type FROM {INBOX} "  # noqa: S608 our own names
+    "WHERE consumer = ? AND command_id = ?"
+)
+_SET = (
+    "state = 'answered', outcome = r.ce_replyoutcome, reply = decode(r.payload, 'base64'), "
+    "reply_type = r.type, content_type = r.content_type"
+)
+_ANSWER = (
+    f"WITH r AS (SELECT * FROM json_to_recordset(%s::json) AS r({RECORD})), "  # noqa: S608 our own names
+    f"settled AS (UPDATE {INBOX} i SET {_SET} FROM r "
+    "WHERE i.consumer = %s AND i.command_id = r.ce_causationid AND i.command_id = ANY(%s::text[])) "
+    f"INSERT INTO {OUTBOX} ({COLUMNS}) SELECT {VALUES} FROM r"
+)
+_ANSWER_SQLITE = (
+    f"UPDATE {INBOX} SET state = 'answered', outcome = ?, reply = ?, reply_type = ?, content_type = ? "  # noqa: S608 our own names
+    "WHERE consumer = ? AND command_id = ?"
+)
+_CANCEL = f"UPDATE {INBOX} SET state = 'cancelled' WHERE consumer = {{0}} AND command_id = {{0}}"  # noqa: S608 our own names
+_RELEASE = f"DELETE FROM {INBOX} WHERE consumer = {{0}} AND command_id = {{0}}"  # noqa: S608 our own names
+
+
+def claim(connection: Connection, consumer: str, command_ids: Iterable[str]) -> dict[str, Entry | None]:
+    """Claim what nobody has seen; return every id with what was known of it, None for the claims made now.
+
+    Waits while another transaction holds one of the ids. Raises Vanished, and what the database raises
+    (two groups that claim each other's commands may deadlock: do the transaction again).
+    """
+    ids = sorted(set(command_ids))  # one order for all, so that two groups seldom wait for each other
+    if connection.dialect.name == "sqlite":
+        fresh = {i for i in ids if connection.exec_driver_sql(_CLAIM_SQLITE, (consumer, i)).rowcount}
+    else:
+        fresh = set(connection.exec_driver_sql(_CLAIM, (consumer, ids)).scalars())
+    book: dict[str, Entry | None] = dict.fromkeys(fresh)
+    known = [i for i in ids if i not in fresh]
+    if known:
+        # A statement of its own: its snapshot is newer than the commit that the claim waited for.
+        book.update(_read(connection, consumer, known))
+        if len(book) != len(ids):
+            raise Vanished(
+                f"inbox: expected rows of {len(ids)} commands, got {len(book)}: the others were just deleted"
+            )
+    return book
+
+
+def answer(connection: Connection, consumer: str, replies: Sequence[Row], settled: Iterable[str]) -> None:
+    """Add `replies` to the outbox and keep those of the `settled` commands in their inbox rows."""
+    if not replies:
+        return
+    ids = list(settled)
+    if connection.dialect.name == "sqlite":
+        write(connection, replies)
+        for row in replies:
+            if row.ce_causationid in ids:
+                known = (
+                    row.ce_replyoutcome,
+                    row.payload,
+                    row.type,
+                    row.content_type,
+                    consumer,
+                    row.ce_causationid,
+                )
+                connection.exec_driver_sql(_ANSWER_SQLITE, known)
+    elif not ids:
+        write(connection, replies)
+    else:
+        # Planned anew each time: a plan kept from when the table was small would read all of it for ever.
+        _execute_unprepared(connection, _ANSWER, (as_json(replies), consumer, ids))
+
+
+def cancel(connection: Connection, consumer: str, command_ids: Sequence[str]) -> None:
+    """Mark commands that were compensated before they arrived: they will be refused when they do."""
+    _each(connection, _CANCEL, consumer, command_ids)
+
+
+def release(connection: Connection, consumer: str, command_ids: Sequence[str]) -> None:
+    """Give up claims of this transaction: to every other it is as if they had never been."""
+    _each(connection, _RELEASE, consumer, command_ids)
+
+
+def _read(connection: Connection, consumer: str, ids: list[str]) -> dict[str, Entry | None]:
+    rows: list[Any] = []
+    if connection.dialect.name == "sqlite":
+        for command_id in ids:
+            rows.extend(connection.exec_driver_sql(_READ_SQLITE, (consumer, command_id)))
+    else:
+        rows.extend(_execute_unprepared(connection, _READ, (consumer, ids)).fetchall())
+    return {row[0]: Entry(*row[1:]) for row in rows}
+
+
+def _each(connection: Connection, statement: str, consumer: str, ids: Sequence[str]) -> None:
+    mark = "?" if connection.dialect.name == "sqlite" else "%s"
+    if ids:
+        connection.exec_driver_sql(statement.format(mark), [(consumer, command_id) for command_id in ids])
+
+
+def _execute_unprepared(connection: Connection, statement: str, parameters: tuple[object, ...]) -> Any:
+    cursor: Any = connection.connection.cursor()
+    return cursor.execute(statement, parameters, prepare=False)

@@ -1,0 +1,285 @@
+"""Composition root of the relay: builds slot, sink and loop from a few names, and connects again.
+
+run_relays([RelaySettings("postgresql://…/inventory", "localhost:9092")])   # blocks until SIGTERM or Ctrl-C
+with RelayService(RelaySettings("postgresql://…/inventory", "localhost:9092")): ...   # inside another program
+
+One relay is one thread with one slot on one database; several in a process share nothing but the process.
+Relays of the same slot, in whichever processes, stand by for one another: the server admits one reader.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from types import FrameType, TracebackType
+from typing import Literal, TypeAlias
+
+from kompensate.outbox.checkpoint import SlotState, check_slot, start_from
+from kompensate.outbox.errors import Disconnected, Halted, SlotInUse
+from kompensate.outbox.kafka import KafkaSink
+from kompensate.outbox.naming import database_of, slot_name
+from kompensate.outbox.pgoutput import ProtocolError, lsn_text
+from kompensate.outbox.relay import Limits, Relay
+from kompensate.outbox.replication import Database, Names, Slot
+from kompensate.outbox.tables import OUTBOX, PUBLICATION
+from kompensate.schemas.topics import dead_topic
+
+log = logging.getLogger(__name__)
+
+STANDBY_SECONDS = 0.5
+"""How often a waiting relay asks for the slot: what a takeover costs beyond the other's end."""
+RETRY_SECONDS_MAX = 5.0
+REMINDER_SECONDS = 60.0
+"""How often a process that goes on with its other relays repeats why one has stopped."""
+DEAD_TOPIC_SECONDS = 5.0
+
+State: TypeAlias = Literal["connecting", "standby", "publishing", "streaming", "stopped", "halted"]
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySettings:
+    """One outbox and where it goes. `kafka` are librdkafka's options (TLS and SASL among them)."""
+
+    dsn: str
+    bootstrap: str
+    service: str | None = None
+    """Names the dead-letter topic, `<prefix><service>.dead`. Default: the database's name."""
+    prefix: str = ""
+    slot: str | None = None
+    """Slot names are one space for a whole server. Default: `kompensate_outbox_<database>`."""
+    publication: str = PUBLICATION
+    table: str = OUTBOX
+    kafka: Mapping[str, object] = field(default_factory=dict)
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def database(self) -> str:
+        """The database's name. Raises ValueError where `dsn` is none."""
+        return database_of(self.dsn)["dbname"]
+
+    @property
+    def names(self) -> Names:
+        return Names(self.table, self.publication, self.slot or slot_name(self.database))
+
+    @property
+    def dead_topic(self) -> str:
+        return dead_topic(self.service or self.database, self.prefix)
+
+
+class RelayService:
+    """One relay at work: `run()` in this thread, or `start()` and `stop()` in a thread of its own.
+
+    With `resync` the table's rows are published once more before the slot is read: the way out of a Gap.
+    """
+
+    def __init__(self, settings: RelaySettings, *, resync: bool = False) -> None:
+        """Raises ValueError for a `dsn` that is none."""
+        self.settings = settings
+        self.state: State = "connecting"
+        self.failure: BaseException | None = None
+        self._names = settings.names
+        self._resync = resync
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._retries = 0
+
+    def run(self) -> None:
+        """Carry rows until `stop()`; then wait for what is under way, confirm it and leave.
+
+        Broken connections are made again for as long as it takes. Raises Halted: Misconfigured, Gap or
+        Undeliverable, whose text says what to do.
+        """
+        standing_by = False
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._session()
+                    standing_by = False
+                except SlotInUse:
+                    if not standing_by:
+                        log.info("slot %s is read by another relay: standing by", self._names.slot)
+                    standing_by, self.state = True, "standby"
+                    self._stop.wait(STANDBY_SECONDS)
+                except (Disconnected, ProtocolError) as error:
+                    self._await_retry(error)
+        except Halted as error:
+            self.state, self.failure = "halted", error
+            log.error("relay of %s halted: %s", self.settings.database, error)
+            raise
+        self.state = "stopped"
+
+    def start(self) -> None:
+        """Work in a thread. What halts it is raised by `stop`, and stands in `failure` before."""
+        self._thread = threading.Thread(target=self._run_noting_failure, name=f"relay {self.settings.database}")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask it to end, and wait for it. Raises what it was halted by."""
+        self.ask_to_stop()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            if self.failure is not None:
+                raise self.failure
+
+    def ask_to_stop(self) -> None:
+        """Ask it to end, without waiting: safe in a signal handler."""
+        self._stop.set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread is at work."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def __enter__(self) -> "RelayService":
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def _run_noting_failure(self) -> None:
+        try:
+            self.run()
+        except Halted:
+            pass  # noted and logged
+        except BaseException as error:
+            log.exception("relay of %s ended by an error of its own", self.settings.database)
+            self.state, self.failure = "halted", error
+
+    def _await_retry(self, error: Exception) -> None:
+        pause = min(RETRY_SECONDS_MAX, 0.1 * 2**self._retries)
+        self._retries += 1
+        self.state = "connecting"
+        log.warning("relay of %s: %s; again in %.1f s", self.settings.database, error, pause)
+        self._stop.wait(pause)
+
+    def _session(self) -> None:
+        """From connecting to a broken line, or to the request to stop."""
+        settings = self.settings
+        database = Database(settings.dsn, self._names)
+        try:
+            database.check()
+            self._make_slot(database)
+            slot = Slot(settings.dsn, self._names, database)
+            try:
+                sink = KafkaSink(settings.bootstrap, settings.kafka)
+                try:
+                    self._carry(database, slot, sink)
+                finally:
+                    sink.close()
+            finally:
+                slot.close()
+        finally:
+            database.close()
+
+    def _make_slot(self, database: Database) -> None:
+        """Have a slot to read from. Raises Gap, SlotInUse."""
+        state = database.slot()
+        if state is not None and state.active_pid is not None:
+            raise SlotInUse(f"slot {self._names.slot} is read by process {state.active_pid} of the server")
+        if self._resync and state is not None and state.lost:
+            database.drop_slot()
+            state = None
+        if not self._resync:
+            check_slot(database.checkpoint(), state, self._names.slot)
+        if state is None:
+            database.checkpoint()  # makes its table, which the slot would have to wait for
+            database.create_slot()
+
+    def _carry(self, database: Database, slot: Slot, sink: KafkaSink) -> None:
+        # The slot's state first: the checkpoint is written before it, so what is read later is never behind.
+        state = database.slot()
+        if state is None:
+            raise Disconnected(f"slot {self._names.slot} was dropped while it was being taken")
+        slot.begin_at(state.lsn)
+        settings = self.settings
+        relay = Relay(slot, sink, settings.dead_topic, self._stop.is_set, table=settings.table, limits=settings.limits)
+        start = self._start(database, slot, state)
+        # Asked first: a client that has no connection yet lets the first record wait for up to a second.
+        if sink.missing(settings.dead_topic, DEAD_TOPIC_SECONDS):
+            log.warning(
+                "no topic %s: the relay will stop at the first row that its own topic refuses. Make it with "
+                "`kompensate topics apply`",
+                settings.dead_topic,
+            )
+        if start == "publish" and not self._publish(database, slot, state, relay):
+            return
+        self._retries = 0
+        self.state = "streaming"
+        log.info("relay of %s reads slot %s from %s", settings.database, state.name, lsn_text(state.lsn))
+        relay.run()
+
+    def _start(self, database: Database, slot: Slot, state: SlotState) -> Literal["stream", "publish"]:
+        if self._resync:
+            return "publish"
+        return start_from(database.checkpoint(), slot.system_id, state)
+
+    def _publish(self, database: Database, slot: Slot, state: SlotState, relay: Relay) -> bool:
+        """Publish the table's rows; False where it was stopped before they all were."""
+        self.state = "publishing"
+        database.forget(slot.system_id)
+        # Held in a transaction of its own connection: notes would have to wait for the copy's end.
+        reader = Database(self.settings.dsn, self._names)
+        started = time.monotonic()
+        try:
+            mapping, rows = reader.rows()
+            with closing(rows):
+                done = relay.publish(mapping, rows)
+        finally:
+            reader.close()
+        if not done:
+            return False
+        database.note(slot.system_id, state.lsn)
+        self._resync = False
+        if relay.rows:
+            log.info("published %d rows of the outbox in %.1f s", relay.rows, time.monotonic() - started)
+        return True
+
+
+def run_relays(settings: Sequence[RelaySettings], *, resync: bool = False) -> None:
+    """Run one relay for each in a thread of its own, until SIGTERM or SIGINT; then drain and return.
+
+    One that halts does not stop the others: why it did is logged at once and each minute, and raised at
+    the end. With one relay, or when all have halted, that is at once.
+    """
+    services = [RelayService(one, resync=resync) for one in settings]
+    names = [service.settings.names.slot for service in services]
+    if len(set(names)) < len(names):
+        raise ValueError(f"expected one relay a slot, got slots {', '.join(names)}")
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        log.info("%s: draining", signal.Signals(number).name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    for service in services:
+        service.start()
+    _watch(services, stop.wait)
+    for service in services:
+        service.ask_to_stop()
+    failures = []
+    for service in services:
+        try:
+            service.stop()
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+
+
+def _watch(services: Sequence[RelayService], wait: Callable[[float], bool]) -> None:
+    """Return when `wait` says so or no relay is left; keep saying why one is missing."""
+    reminded = time.monotonic()
+    while any(service.alive for service in services) and not wait(0.2):
+        if time.monotonic() - reminded < REMINDER_SECONDS:
+            continue
+        reminded = time.monotonic()
+        for service in services:
+            if service.failure is not None:
+                log.error("relay of %s is still halted: %s", service.settings.database, service.failure)

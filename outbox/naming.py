@@ -1,0 +1,77 @@
+"""Which database a DSN names, and how its replication slots are called. Pure: needs no database library.
+
+libpq's two spellings are read as far as names go: `postgresql://user:password@host:port/database?…` and
+`host=… dbname=…`; SQLAlchemy's `postgresql+psycopg://…` too, so that a service and its relay can share a setting.
+"""
+
+import re
+import shlex
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+_SQLALCHEMY = re.compile(r"postgres(?:ql)?\+psycopg://")
+
+
+def plain_dsn(dsn: str) -> str:
+    """`dsn` as libpq takes it."""
+    return _SQLALCHEMY.sub("postgresql://", dsn, count=1)
+
+
+def check_dsn(dsn: str) -> None:
+    """Raise ValueError where `dsn` is neither a URL nor keyword=value: an empty variable, say, or a bare name."""
+    option = dsn.startswith("--")  # what follows on a command line where an unquoted variable is empty
+    if not option and ("://" in dsn or "=" in dsn):
+        return
+    if not dsn.strip():
+        got = "empty text"
+    elif option or re.fullmatch(r"[\w.-]+", dsn):
+        got = repr(dsn)
+    else:
+        got = "text that is neither (not repeated: a password may stand in it)"
+    raise ValueError(
+        f"expected a PostgreSQL URL (postgresql://user@host/db) or libpq text (host=… dbname=…), got {got}"
+    )
+
+
+def database_of(dsn: str) -> dict[str, str]:
+    """libpq's keywords (host, port, user, password, dbname, …) that `dsn` gives; dbname always.
+
+    Raises ValueError where it is no DSN or names no database.
+    """
+    check_dsn(dsn)
+    dsn = plain_dsn(dsn)
+    try:
+        found = _of_url(dsn) if dsn.startswith(("postgresql://", "postgres://")) else _of_text(dsn)
+    except ValueError as error:
+        raise ValueError(
+            f"database: expected postgresql://user:password@host:port/database or host=… dbname=…, got what cannot be "
+            f"read so: {error}"
+        ) from error
+    dbname = found.get("dbname") or found.get("user")
+    if not dbname:
+        raise ValueError("database: expected a DSN that names its database, got one without (postgresql://host/NAME)")
+    return {**found, "dbname": dbname}
+
+
+def _of_url(dsn: str) -> dict[str, str]:
+    url = urlsplit(dsn)
+    parts = {
+        "host": url.hostname,
+        "port": None if url.port is None else str(url.port),
+        "user": None if url.username is None else unquote(url.username),
+        "password": None if url.password is None else unquote(url.password),
+        "dbname": unquote(url.path[1:]),
+    }
+    return {**{name: value for name, value in parts.items() if value}, **dict(parse_qsl(url.query))}
+
+
+def _of_text(dsn: str) -> dict[str, str]:
+    pairs = [word.partition("=") for word in shlex.split(dsn)]
+    if not pairs or any(not (name and equals) for name, equals, _ in pairs):
+        # The text itself may hold a password: it is not repeated.
+        raise ValueError("a word that is no keyword=value")
+    return {name: value for name, _, value in pairs}
+
+
+def slot_name(database: str, purpose: str = "outbox") -> str:
+    """The usual slot of a database. Names are one space for a whole server: of a-z, 0-9 and _, at most 63."""
+    return re.sub(r"[^a-z0-9_]", "_", f"kompensate_{purpose}_{database}".lower())[:63]

@@ -1,0 +1,101 @@
+"""Outbox row → Kafka record: the one place where our relay says what a row means.
+
+Debezium's event router, as `debezium` configures it, must make the same record of the same row: topic,
+key, partition, value, and the headers `id` and HEADER_COLUMNS in that order; a NULL column is a header
+with a null value. Pure: values come in as PostgreSQL's binary forms, from the slot or from a COPY.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+from kompensate.outbox.pgoutput import Column
+from kompensate.outbox.tables import HEADER_COLUMNS
+
+Header: TypeAlias = tuple[str, bytes | None]
+
+_UUID, _BYTEA = 2950, 17
+_TEXT: Final = {25: "text", 1043: "varchar"}
+_INTEGERS: Final = {21: "smallint", 23: "integer", 20: "bigint"}
+
+# Column → the types (oid: name) whose binary form `Mapping` can read.
+REQUIRED: Final[dict[str, dict[int, str]]] = {
+    "id": {_UUID: "uuid", **_TEXT},
+    "aggregatetype": _TEXT,
+    "aggregateid": _TEXT,
+    "partition": _INTEGERS,
+    "payload": {_BYTEA: "bytea", **_TEXT},
+    **{column: _TEXT for column, _ in HEADER_COLUMNS},
+}
+
+
+class Record(NamedTuple):
+    """A Kafka record to be produced."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: list[Header]
+
+
+class BadTable(ValueError):
+    """The outbox table cannot be read as one; the text names column, expected and got."""
+
+
+class Mapping:
+    """How rows of one shape of the outbox table become records. Columns are found by name, in any order."""
+
+    def __init__(self, table: str, columns: Sequence[Column]) -> None:
+        """Raises BadTable where a column is missing or of a type that is not its own."""
+        check_columns(table, columns)
+        position = {column.name: n for n, column in enumerate(columns)}
+        self._id, self._topic, self._key, self._partition, self._value = (
+            position[name] for name in ("id", "aggregatetype", "aggregateid", "partition", "payload")
+        )
+        self._id_is_text = columns[self._id].type_oid in _TEXT
+        self._headers = [(header, position[column]) for column, header in HEADER_COLUMNS]
+        self._topics: dict[bytes, str] = {}
+
+    def record(self, values: Sequence[bytes | None]) -> Record:
+        """The record of a row. A row that Kafka cannot take still becomes one: the sink refuses it by name."""
+        topic, partition, identity = values[self._topic], values[self._partition], values[self._id]
+        headers: list[Header] = [("id", identity if self._id_is_text else uuid_text(identity))]
+        headers += [(name, values[n]) for name, n in self._headers]
+        return Record(
+            self._topics.get(topic or b"") or self._remember(topic or b""),
+            -1 if partition is None else int.from_bytes(partition, signed=True),
+            values[self._key],
+            values[self._value],
+            headers,
+        )
+
+    def _remember(self, topic: bytes) -> str:
+        # Services write to few topics; whoever writes to very many must not fill our memory.
+        if len(self._topics) >= 10_000:
+            self._topics.clear()
+        return self._topics.setdefault(topic, topic.decode())
+
+
+def check_columns(table: str, columns: Sequence[Column]) -> None:
+    """Raise BadTable unless every column that a record is made of is there, with a type we can read."""
+    types = {column.name: column.type_oid for column in columns}
+    missing = [name for name in REQUIRED if name not in types]
+    if missing:
+        raise BadTable(
+            f"table {table}: expected the columns of kompensate/outbox/schema.sql, got none named "
+            f"{', '.join(missing)}: add them (columns may stand in any order, and others beside them)"
+        )
+    for name, allowed in REQUIRED.items():
+        if types[name] not in allowed:
+            raise BadTable(
+                f"table {table}, column {name}: expected type {' or '.join(allowed.values())}, "
+                f"got the type with oid {types[name]}"
+            )
+
+
+def uuid_text(value: bytes | None) -> bytes | None:
+    """A uuid's 16 bytes in its usual text form, as Debezium writes it."""
+    if value is None:
+        return None
+    h = value.hex()
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}".encode()

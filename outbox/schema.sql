@@ -1,0 +1,57 @@
+-- The two tables of a participant's database, and the publication that a relay reads.
+-- Public format (docs/architecture.md): other languages take part by reading a command record and committing an
+-- outbox row. May be run again at any time. Tables land in the first schema of the search path.
+
+-- What this service has to say. Rows are only ever inserted; a relay carries each to Kafka after its commit:
+-- topic = aggregatetype, key = aggregateid, partition = partition, value = payload, one header per ce_… column.
+CREATE TABLE IF NOT EXISTS outbox (
+    id               uuid NOT NULL,
+    aggregatetype    text NOT NULL,               -- the topic, its whole name
+    aggregateid      text NOT NULL,               -- the record's key
+    type             text NOT NULL,               -- header ce_type
+    payload          bytea,                       -- the record's value; NULL is a null value
+    partition        integer NOT NULL,            -- the topic's partition; never left to a partitioner
+    -- NOT NULL: of a column with a default Debezium makes the default where it finds NULL, our relay NULL.
+    ce_specversion   text NOT NULL DEFAULT '1.0',
+    ce_id            text,
+    ce_source        text,
+    content_type     text,                        -- header content-type
+    ce_correlationid text,
+    ce_causationid   text,
+    ce_replyoutcome  text,
+    ce_sagatype      text,
+    ce_subject       text,
+    traceparent      text,
+    tracestate       text,
+    xid              xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    created_at       timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (created_at, id)
+) PARTITION BY RANGE (created_at);
+
+-- The net below the daily partitions: a row of a day that nobody prepared is kept and relayed all the same.
+CREATE TABLE IF NOT EXISTS outbox_default PARTITION OF outbox DEFAULT;
+
+-- Which commands this service has seen, and what it answered. Half of each page is kept free, because
+-- every row is updated once, in the transaction that inserted it.
+CREATE TABLE IF NOT EXISTS inbox (
+    consumer     text NOT NULL,
+    command_id   text NOT NULL,
+    state        text NOT NULL CHECK (state IN ('claimed', 'answered', 'cancelled', 'deferred')),
+    owner        text,
+    lease        timestamptz,
+    outcome      text,
+    reply        bytea,
+    reply_type   text,
+    content_type text,
+    received_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (consumer, command_id)
+) WITH (fillfactor = 50);
+
+-- Insert-only: deletes by the retention are not messages, and no REPLICA IDENTITY is needed.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = 'kompensate_outbox') THEN
+        CREATE PUBLICATION kompensate_outbox FOR TABLE outbox
+            WITH (publish = 'insert', publish_via_partition_root = true);
+    END IF;
+END $$;

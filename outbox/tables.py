@@ -1,0 +1,114 @@
+"""The outbox and inbox tables: their columns, how they are made, and the outbox's daily partitions.
+
+The statements stand in `schema.sql` (and `schema_sqlite.sql`), which may be run by hand or by a migration
+tool. Whoever carries rows to Kafka, our relay or Debezium, makes a record's headers by HEADER_COLUMNS.
+"""
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from importlib.resources import files
+
+from sqlalchemy import Connection, inspect, text
+
+# (column, header), in the order in which the headers stand in the record, after `id`, the row's uuid.
+# A NULL column is a header with a null value: that is what Debezium's event router makes of it.
+HEADER_COLUMNS: tuple[tuple[str, str], ...] = (
+    ("ce_specversion", "ce_specversion"),
+    ("ce_id", "ce_id"),
+    ("ce_source", "ce_source"),
+    ("type", "ce_type"),
+    ("content_type", "content-type"),
+    ("ce_correlationid", "ce_correlationid"),
+    ("ce_causationid", "ce_causationid"),
+    ("ce_replyoutcome", "ce_replyoutcome"),
+    ("ce_sagatype", "ce_sagatype"),
+    ("ce_subject", "ce_subject"),
+    ("traceparent", "traceparent"),
+    ("tracestate", "tracestate"),
+)
+
+OUTBOX, INBOX = "outbox", "inbox"
+PUBLICATION = "kompensate_outbox"
+
+# Partitions are made this many days ahead, so that a participant that was stopped over a weekend, or may
+# not create tables for a while, still writes into a day's partition.
+DAYS_AHEAD = 2
+
+_LOCK = 0x6B6F6D70  # advisory lock "komp": services that start together make the tables one after the other
+
+
+class MissingTables(RuntimeError):
+    """The database lacks the outbox or the inbox; the text says how to make them."""
+
+
+def create_tables(connection: Connection) -> None:
+    """Make both tables, the publication and the first partitions, where absent. The caller commits."""
+    if connection.dialect.name == "sqlite":
+        for statement in _statements("schema_sqlite.sql"):
+            connection.exec_driver_sql(statement)
+        return
+    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    # Without parameters the driver uses the simple protocol, which takes several statements at once.
+    connection.exec_driver_sql(_read("schema.sql"), execution_options={"no_parameters": True})
+    ensure_partitions(connection)
+
+
+def check_tables(connection: Connection) -> None:
+    """Raise MissingTables where the outbox or the inbox is not there."""
+    found = inspect(connection)
+    missing = [table for table in (OUTBOX, INBOX) if not found.has_table(table)]
+    if missing:
+        raise MissingTables(
+            f"database {connection.engine.url.database!r}: expected tables {OUTBOX} and {INBOX}, "
+            f"got no {' and no '.join(missing)}: run kompensate/outbox/schema.sql in it, or create_tables()"
+        )
+
+
+def ensure_partitions(connection: Connection, today: date | None = None) -> list[str]:
+    """Make the outbox's partitions of today (UTC) and DAYS_AHEAD days; return those made. The caller commits.
+
+    A day whose rows already went to the default partition stays there: it gets no partition of its own.
+    """
+    if connection.dialect.name == "sqlite":
+        return []
+    first = today or datetime.now(UTC).date()
+    made = []
+    for day in (first + timedelta(days=n) for n in range(DAYS_AHEAD + 1)):
+        name = f"{OUTBOX}_{day:%Y%m%d}"
+        if inspect(connection).has_table(name):
+            continue
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        if _add_partition(connection, name, day):
+            made.append(name)
+    return made
+
+
+def _add_partition(connection: Connection, name: str, day: date) -> bool:
+    """Make and attach one day's partition, unless another did or rows of that day lie in the default one.
+
+    Attaching takes a weaker lock on the outbox than creating the partition in place, which would stop
+    every writer (PostgreSQL, "ddl-partitioning", maintenance).
+    """
+    low, high = (f"{d.isoformat()} 00:00:00+00" for d in (day, day + timedelta(days=1)))
+    taken = connection.execute(
+        text(
+            f"SELECT to_regclass('{name}') IS NOT NULL OR EXISTS (SELECT FROM {OUTBOX}_default "  # noqa: S608 our own names
+            "WHERE created_at >= CAST(:low AS timestamptz) AND created_at < CAST(:high AS timestamptz))"
+        ),
+        {"low": low, "high": high},
+    ).scalar_one()
+    if taken:
+        return False
+    connection.exec_driver_sql(f"CREATE TABLE {name} (LIKE {OUTBOX} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)")
+    connection.exec_driver_sql(f"ALTER TABLE {OUTBOX} ATTACH PARTITION {name} FOR VALUES FROM ('{low}') TO ('{high}')")
+    return True
+
+
+def _read(name: str) -> str:
+    return files("kompensate.outbox").joinpath(name).read_text(encoding="utf-8")
+
+
+def _statements(name: str) -> list[str]:
+    """The statements of a file one by one, for drivers that take no script; comments are dropped."""
+    bare = re.sub(r"--[^\n]*", "", _read(name))
+    return [statement for statement in (part.strip() for part in bare.split(";")) if statement]

@@ -1,0 +1,104 @@
+"""Adds rows to the outbox inside the caller's transaction: what it commits is sent, what it rolls back is not.
+
+A `Row` is a Kafka record to be. Rows go in by one statement, however many.
+"""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection
+
+from kompensate.outbox.tables import OUTBOX
+from kompensate.schemas.messages import JSON, SPEC_VERSION, Reply, Request
+from kompensate.schemas.payloads import to_json
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of the outbox, a field per column; the columns' meaning stands in `schema.sql`."""
+
+    id: UUID
+    aggregatetype: str
+    aggregateid: str
+    type: str
+    payload: bytes | None
+    partition: int
+    ce_id: str
+    ce_source: str
+    content_type: str | None = JSON
+    ce_correlationid: str | None = None
+    ce_causationid: str | None = None
+    ce_replyoutcome: str | None = None
+    ce_sagatype: str | None = None
+    ce_subject: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+    ce_specversion: str = SPEC_VERSION
+
+
+_NAMES = tuple(field.name for field in fields(Row))
+COLUMNS = ", ".join(f'"{name}"' for name in _NAMES)
+_OTHER_TYPES = {"id": "uuid", "partition": "integer"}
+
+# One parameter of JSON costs the client a third of what arrays of sixteen columns do (measured). The payload is base64.
+RECORD = ", ".join(f'"{name}" {_OTHER_TYPES.get(name, "text")}' for name in _NAMES)
+VALUES = COLUMNS.replace('"payload"', "decode(payload, 'base64')")
+
+_INSERT = f"INSERT INTO {OUTBOX} ({COLUMNS}) SELECT {VALUES} FROM json_to_recordset(%s::json) AS r({RECORD})"  # noqa: S608 our own names
+_INSERT_SQLITE = f"INSERT INTO {OUTBOX} ({COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608 our own names
+
+
+def write(connection: Connection, rows: Sequence[Row]) -> None:
+    """Add `rows` to the outbox; the caller commits. Raises what the database raises."""
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(_INSERT_SQLITE, [(str(row.id), *astuple(row)[1:]) for row in rows])
+    else:
+        connection.exec_driver_sql(_INSERT, (as_json(rows),))
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """Rows as the one parameter that `json_to_recordset` takes apart."""
+    return to_json(rows).decode()
+
+
+def reply_row(reply: Reply, topic: str, partition: int) -> Row:
+    """The row that becomes `reply` on `topic`, keyed by its saga."""
+    return Row(
+        id=UUID(reply.id),
+        aggregatetype=topic,
+        aggregateid=reply.saga_id,
+        type=reply.type,
+        payload=reply.payload,
+        partition=partition,
+        ce_id=reply.id,
+        ce_source=reply.source,
+        content_type=reply.content_type,
+        ce_correlationid=reply.saga_id,
+        ce_causationid=reply.command_id,
+        ce_replyoutcome=reply.outcome,
+        traceparent=reply.trace.parent,
+        tracestate=reply.trace.state,
+    )
+
+
+def request_row(request: Request, topic: str, partition: int) -> Row:
+    """The row that becomes `request` on an application's request topic: a start that commits with the caller's work."""
+    return Row(
+        id=uuid4(),
+        aggregatetype=topic,
+        aggregateid=request.saga_id,
+        type=request.type,
+        payload=request.payload,
+        partition=partition,
+        ce_id=request.id,
+        ce_source=request.source,
+        content_type=request.content_type,
+        ce_correlationid=request.saga_id,
+        ce_sagatype=request.saga_type,
+        ce_subject=request.subject,
+        traceparent=request.trace.parent,
+        tracestate=request.trace.state,
+    )

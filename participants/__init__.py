@@ -1,0 +1,10 @@
+"""Services that take commands and answer through their outbox.
+
+Declare with `Participant`; run with `kompensate participant`, or `Service` and `serve` of
+`kompensate.participants.main`.
+"""
+
+from kompensate.participants.outcome import Call, Refused, Retry
+from kompensate.participants.participant import Participant
+
+__all__ = ["Call", "Participant", "Refused", "Retry"]

@@ -1,0 +1,69 @@
+"""Opens a participant's database, so that a group's transaction behaves as `unit.py` needs it."""
+
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.event import listen
+
+from kompensate.outbox.naming import check_dsn
+
+# A database whose host is gone is noticed in about half a minute, instead of the operating system's quarter of an hour.
+_PATIENCE = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+
+
+def connect(dsn: str, service: str) -> Engine:
+    """An engine for `dsn`: a URL (`postgresql://…`, `sqlite:///…`) or libpq's `host=… dbname=…`. Connects later.
+
+    Raises ValueError for what is neither, and SQLAlchemy's ArgumentError for a URL that cannot be read.
+    """
+    check_dsn(dsn)
+    if "://" not in dsn:
+        return _libpq(dsn, service)
+    url = make_url(dsn)
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(dsn)
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        raise ValueError(f"database: expected postgresql:// or sqlite://, got {url.get_backend_name()}://")
+    url = url.set(drivername="postgresql+psycopg")
+    given = {name: value for name, value in _PATIENCE.items() if name not in url.query}
+    return _postgresql(url.render_as_string(hide_password=False), service, given)
+
+
+def _postgresql(url: str, service: str, arguments: dict[str, Any]) -> Engine:
+    return create_engine(
+        url,
+        isolation_level="READ COMMITTED",
+        # One thread, one transaction at a time; a second for housekeeping.
+        pool_size=1,
+        max_overflow=1,
+        connect_args={"application_name": f"kompensate {service}", **arguments},
+    )
+
+
+def _libpq(text: str, service: str) -> Engine:
+    """libpq's own text goes to the driver as it is: SQLAlchemy has no place for it in a URL."""
+    engine = _postgresql("postgresql+psycopg://", service, {})
+
+    def give_text(_dialect: object, _record: object, arguments: list[Any], _named: dict[str, Any]) -> None:
+        arguments[:] = [text]
+
+    listen(engine, "do_connect", give_text)
+    return engine
+
+
+def _sqlite(url: str) -> Engine:
+    """SQLite with real transactions: the driver's own begin too late and end at savepoints."""
+    engine = create_engine(url, connect_args={"isolation_level": None, "timeout": 30})
+    listen(engine, "begin", _begin_immediate)
+    return engine
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

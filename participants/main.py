@@ -1,0 +1,165 @@
+"""Composition root of a participant: builds consumer, database and loop from a few names.
+
+serve(inventory, "postgresql://…/inventory", "localhost:9092")      # blocks until SIGTERM or Ctrl-C
+with Service(inventory, "postgresql://…/inventory", "localhost:9092"): ...   # inside another program
+"""
+
+import logging
+import signal
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import FrameType, TracebackType
+
+from sqlalchemy import Engine
+
+from kompensate.outbox.tables import check_tables, create_tables, ensure_partitions
+from kompensate.participants.database import connect
+from kompensate.participants.kafka import KafkaGrave, KafkaSource
+from kompensate.participants.participant import Participant
+from kompensate.participants.runner import Runner
+from kompensate.participants.settings import Settings
+from kompensate.participants.unit import Unit
+from kompensate.schemas.topics import commands_topic, dead_topic
+
+log = logging.getLogger("kompensate.participants")
+
+
+class Service:
+    """One participant at work: `run()` in this thread, or `start()` and `stop()` in a thread of its own.
+
+    `database` is a URL, libpq's text or an Engine. `kafka` are librdkafka's options (TLS and SASL among them).
+    `create` makes outbox and inbox where they are absent: for development, since it needs the rights.
+    """
+
+    def __init__(
+        self,
+        participant: Participant,
+        database: str | Engine,
+        bootstrap: str,
+        *,
+        prefix: str = "",
+        kafka: Mapping[str, object] | None = None,
+        settings: Settings | None = None,
+        create: bool = False,
+    ) -> None:
+        self._participant = participant
+        self._own_engine = isinstance(database, str)
+        self._engine = connect(database, participant.name) if isinstance(database, str) else database
+        self._bootstrap = bootstrap
+        self._prefix = prefix
+        self._kafka = dict(kafka or {})
+        self._settings = settings or Settings()
+        self._create = create
+        self._runner: Runner | None = None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Work until `stop()`; then finish the group in hand, commit offsets and leave.
+
+        Raises MissingTables, CannotStart, KafkaStopped, and what the database says to a first connection.
+        """
+        self._prepare()
+        self._work()
+
+    def start(self) -> None:
+        """Work in a thread. What stands in the way of starting is raised here, as by `run`."""
+        self._prepare()
+        self._thread = threading.Thread(target=self._work_noting_failure, name=f"participant {self._participant.name}")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask it to end, and wait for it. Raises what the thread ended with, if it failed."""
+        self.ask_to_stop()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def ask_to_stop(self) -> None:
+        """Ask it to end, without waiting: safe in a signal handler."""
+        if self._runner is not None:
+            self._runner.stop()
+
+    @property
+    def alive(self) -> bool:
+        """Whether its thread is at work."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def __enter__(self) -> "Service":
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.stop()
+
+    def _prepare(self) -> None:
+        """Connect to both sides and check them. Whatever fails leaves nothing open."""
+        with ExitStack() as undo:
+            undo.callback(self._let_go)
+            self._runner = self._build(undo)
+            undo.pop_all()
+
+    def _build(self, undo: ExitStack) -> Runner:
+        name = self._participant.name
+        with self._engine.begin() as connection:
+            if self._create:
+                create_tables(connection)
+            check_tables(connection)
+        dead = dead_topic(name, self._prefix)
+        commands = commands_topic(name, self._prefix)
+        source = KafkaSource(self._bootstrap, commands, f"{self._prefix}{name}", self._kafka)
+        undo.callback(source.close)
+        source.check(dead)
+        grave = KafkaGrave(self._bootstrap, dead, self._kafka)
+        unit = Unit(self._participant, self._engine)
+        log.info("participant %s takes %s from %s", name, ", ".join(self._participant.contracts), commands)
+        return Runner(source, grave, unit.handle, self._settings, chore=self._ensure)
+
+    def _work(self) -> None:
+        assert self._runner is not None
+        try:
+            self._runner.run()
+        finally:
+            self._let_go()
+
+    def _work_noting_failure(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            log.exception("participant %s stopped", self._participant.name)
+            self._failure = error
+
+    def _let_go(self) -> None:
+        if self._own_engine:
+            self._engine.dispose()
+
+    def _ensure(self) -> None:
+        with self._engine.begin() as connection:
+            for partition in ensure_partitions(connection):
+                log.info("made partition %s", partition)
+
+
+def serve(
+    participant: Participant,
+    database: str | Engine,
+    bootstrap: str,
+    *,
+    prefix: str = "",
+    kafka: Mapping[str, object] | None = None,
+    settings: Settings | None = None,
+    create: bool = False,
+) -> None:
+    """Run a participant in the main thread until SIGTERM or SIGINT; then drain and return. As `Service.run`."""
+    service = Service(participant, database, bootstrap, prefix=prefix, kafka=kafka, settings=settings, create=create)
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        log.info("%s: draining", signal.Signals(number).name)
+        service.ask_to_stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    service.run()

@@ -1,0 +1,50 @@
+"""What a handler can see of its command, and how it says no.
+
+A handler that returns has done it. Raising Refused is the business's no: its writes are undone and the
+saga goes back. Raising Retry, or anything else, is no answer yet: its writes are undone and it is run again
+a few times before the command is given up as failed.
+"""
+
+from dataclasses import dataclass
+
+from kompensate.schemas.messages import NOT_TRACED, Command, Phase, Trace
+
+
+class Refused(Exception):
+    """The business says no. `reason` is for people, `detail` (JSON values) for the saga's code."""
+
+    def __init__(self, reason: str, **detail: object) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class Retry(Exception):
+    """Not now: run this command again in a moment. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The command around the payload. `id` is the idempotency key: the same each time it is sent again."""
+
+    id: str
+    saga_id: str
+    saga_type: str
+    step: str
+    phase: Phase
+    attempt: int
+    compensates: str | None = None
+    trace: Trace = NOT_TRACED
+
+
+def call_of(command: Command) -> Call:
+    return Call(
+        command.id,
+        command.saga_id,
+        command.saga_type,
+        command.step,
+        command.phase,
+        command.attempt,
+        command.compensates,
+        command.trace,
+    )

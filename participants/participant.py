@@ -1,0 +1,148 @@
+"""Declares a service's handlers: which commands it takes, and the function that does each.
+
+    inventory = Participant("inventory")
+
+    @inventory.handles
+    def reserve(command: Reserve, session: Session, call: Call) -> Reserved: ...
+
+The annotation of the first parameter is the payload's type, and its name the contract's: `inventory.Reserve`.
+`session` and `call` are asked for by annotation or by name, in any order, or left out. Declaring starts
+nothing and connects to nothing.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_type_hints, is_typeddict, overload
+
+from kompensate.participants.outcome import Call
+from kompensate.schemas.topics import check_name
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+# What a handler may ask for: by these names, or by annotating the class.
+_OFFERED = ("session", "connection", "call")
+
+
+class BadHandler(TypeError):
+    """A function cannot be a handler; the text says what a handler looks like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A function with the contract it serves. `offers` names what it asks for, by parameter."""
+
+    contract: str
+    function: Callable[..., object]
+    payload_type: Any
+    offers: tuple[tuple[str, str], ...]
+    result_name: str | None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it can touch the database: one that cannot needs no savepoint."""
+        return any(offer != "call" for _, offer in self.offers)
+
+
+class Participant:
+    """A service: its name, which is also its command topic's and its consumer group's, and its handlers."""
+
+    def __init__(self, name: str) -> None:
+        self.name = check_name("participant", name)
+        self.source = f"kompensate:{name}"
+        self._handlers: dict[str, Handler] = {}
+
+    @overload
+    def handles(self, function: Function, /) -> Function: ...
+
+    @overload
+    def handles(self, name: str, /) -> Callable[[Function], Function]: ...
+
+    def handles(self, what: Any, /) -> Any:
+        """Decorator: this function handles the command named like its first parameter's type.
+
+        `@service.handles("Reserve")` names the command where the type does not (a plain dict). Raises BadHandler.
+        """
+        if isinstance(what, str):
+            return lambda function: self._add(function, what)
+        return self._add(what, None)
+
+    def handler(self, contract: str) -> Handler | None:
+        """Who handles commands of this type, or None."""
+        return self._handlers.get(contract)
+
+    @property
+    def handlers(self) -> tuple[Handler, ...]:
+        """All handlers, in the order of their declaration."""
+        return tuple(self._handlers.values())
+
+    @property
+    def contracts(self) -> tuple[str, ...]:
+        """The command types it takes, sorted."""
+        return tuple(sorted(self._handlers))
+
+    def _add(self, function: Function, name: str | None) -> Function:
+        handler = _inspect(self.name, function, name)
+        known = self._handlers.get(handler.contract)
+        if known is not None:
+            raise BadHandler(
+                f"{handler.contract}: expected one handler, got {_title(known.function)} and {_title(function)}"
+            )
+        self._handlers[handler.contract] = handler
+        return function
+
+
+def _inspect(service: str, function: Callable[..., object], name: str | None) -> Handler:
+    title = _title(function)
+    if inspect.iscoroutinefunction(function):
+        raise BadHandler(
+            f"{title}: expected a plain function, got async def: the runner calls handlers in its own thread"
+        )
+    try:
+        hints = get_type_hints(function)
+    except NameError as error:
+        raise BadHandler(f"{title}: expected annotations that can be looked up from its module, got {error}") from error
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters or parameters[0].name not in hints:
+        raise BadHandler(f"{title}: expected a first parameter annotated with the command's type, got none")
+    payload_type = hints[parameters[0].name]
+    command = name or (getattr(payload_type, "__name__", "") if _has_fields(payload_type) else "")
+    if not command:
+        raise BadHandler(
+            f"{title}: expected a dataclass, Struct or TypedDict, whose name is the command's, got {payload_type}: "
+            'name it with handles("Name")'
+        )
+    offers = tuple((p.name, _offer(title, p, hints.get(p.name))) for p in parameters[1:])
+    result = hints.get("return")
+    return Handler(
+        contract=f"{service}.{check_name('command', command)}",
+        function=function,
+        payload_type=payload_type,
+        offers=offers,
+        result_name=str(getattr(result, "__name__", None)) if is_typeddict(result) else None,
+    )
+
+
+def _offer(title: str, parameter: inspect.Parameter, hint: Any) -> str:
+    """Which of _OFFERED a parameter asks for. The SQL classes are told by name: this module does not load them."""
+    if hint is Call:
+        return "call"
+    for base in getattr(hint, "__mro__", ()):
+        if base.__module__.startswith("sqlalchemy.") and base.__name__ in ("Session", "Connection"):
+            return str(base.__name__).lower()
+    if hint is None and parameter.name in _OFFERED:
+        return parameter.name
+    raise BadHandler(
+        f"{title}: expected parameters after the command to be a sqlalchemy Session or Connection, or a Call, "
+        f"got {parameter}"
+    )
+
+
+def _has_fields(kind: Any) -> bool:
+    return isinstance(kind, type) and (
+        hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__struct_fields__") or is_typeddict(kind)
+    )
+
+
+def _title(function: Callable[..., object]) -> str:
+    return f"handler {getattr(function, '__qualname__', function)!s}"

@@ -1,0 +1,63 @@
+"""Reads a record as a command; where it is none, says why, and whether somebody can still be told.
+
+Whoever sent a spoilt command is answered *failed* if the record names who that is. Either way the record
+becomes a dead letter and the others go on.
+"""
+
+from kompensate.participants.ports import Record
+from kompensate.schemas.messages import JSON, BadMessage, Command, Headers
+
+_PARTITION_MAX = 2**31 - 1  # Kafka's int32, and the outbox column's
+
+
+def read(record: Record) -> tuple[Command | None, str | None]:
+    """The command and why it cannot be handled. No command: nobody can be answered; no reason: it is fine."""
+    problem = None
+    try:
+        command = Command.parse(record.headers, record.value)
+        if command.compensates == command.id:
+            problem = f"header ce_compensates: expected the id of another command, got its own, {command.id!r}"
+    except BadMessage as error:
+        problem = str(error)
+        try:
+            command = _answerable(Headers(record.headers))
+        except BadMessage as worse:
+            return None, f"{problem}; nobody to answer: {worse}" if str(worse) != problem else problem
+    unwritable = _unwritable(command)
+    return (None, unwritable) if unwritable else (command, problem)
+
+
+def _answerable(headers: Headers) -> Command:
+    """As much of a command as an answer needs. Raises BadMessage."""
+    return Command(
+        id=headers.text("ce_id"),
+        type=headers.optional("ce_type") or "unknown",
+        source="",
+        saga_id=headers.text("ce_correlationid"),
+        saga_type="",
+        step="",
+        phase="forward",
+        attempt=0,
+        reply_to=headers.text("ce_replyto"),
+        reply_partition=headers.number("ce_replypartition"),
+        payload=None,
+        content_type=JSON,
+    )
+
+
+def _unwritable(command: Command) -> str | None:
+    """Why inbox and outbox could not hold this command's answer, if so: then it would spoil its whole group."""
+    if command.reply_partition > _PARTITION_MAX:
+        return f"header ce_replypartition: expected at most {_PARTITION_MAX}, got {command.reply_partition}"
+    texts = {
+        "ce_id": command.id,
+        "ce_correlationid": command.saga_id,
+        "ce_replyto": command.reply_to,
+        "ce_compensates": command.compensates,
+        "traceparent": command.trace.parent,
+        "tracestate": command.trace.state,
+    }
+    for name, value in texts.items():
+        if value is not None and "\x00" in value:
+            return f"header {name}: expected text without NUL, which PostgreSQL cannot hold, got {value!r}"
+    return None

@@ -1,0 +1,81 @@
+"""Makes the rows that answer commands: done with the handler's result, or no, with its reason.
+
+A reply's type is a contract name: the result's (`inventory.Reserved`), or what kind of no it is.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from kompensate.outbox.inbox import Entry
+from kompensate.outbox.writer import Row, reply_row
+from kompensate.participants.participant import Handler, Participant
+from kompensate.schemas.messages import JSON, Command, Outcome, Reply
+from kompensate.schemas.payloads import encode
+
+REASON_CHARS_MAX = 2000  # of an exception's text: it goes into the inbox, the reply and the saga's history
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer before it is addressed: its outcome, the reply's type, its payload."""
+
+    outcome: Outcome
+    type: str
+    payload: bytes | None
+    content_type: str = JSON
+
+
+def done(participant: Participant, handler: Handler, result: object) -> Answer:
+    """A handler's result. Raises BadPayload where it cannot be written."""
+    kind: Any = type(result)
+    named = hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__struct_fields__")
+    name = kind.__name__ if named else handler.result_name or "Done"
+    return Answer("done", f"{participant.name}.{name}", encode(result))
+
+
+def refused(participant: Participant, reason: str, detail: object) -> Answer:
+    """The business's no. Raises BadPayload where `detail` cannot be written."""
+    return _no(participant, "refused", "Refused", reason, detail)
+
+
+def failed(participant: Participant, reason: str) -> Answer:
+    return _no(participant, "failed", "Failed", reason, {})
+
+
+def expired(participant: Participant, reason: str) -> Answer:
+    return _no(participant, "expired", "Expired", reason, {})
+
+
+def nothing_to_undo(participant: Participant, reason: str) -> Answer:
+    """A compensation that had nothing to do is done: whoever asked for it goes on."""
+    return _no(participant, "done", "NothingToUndo", reason, {})
+
+
+def stored(entry: Entry) -> Answer:
+    """What was answered before, again."""
+    assert entry.reply_type is not None, entry
+    outcome: Any = entry.outcome
+    payload = None if entry.reply is None else bytes(entry.reply)
+    return Answer(outcome, entry.reply_type, payload, entry.content_type or JSON)
+
+
+def address(participant: Participant, command: Command, answer: Answer) -> Row:
+    """The outbox row that takes `answer` to whoever sent `command`. Each is a row of its own, repeats too."""
+    reply = Reply(
+        id=str(uuid4()),
+        command_id=command.id,
+        saga_id=command.saga_id,
+        type=answer.type,
+        source=participant.source,
+        outcome=answer.outcome,
+        payload=answer.payload,
+        content_type=answer.content_type,
+        trace=command.trace,
+    )
+    return reply_row(reply, command.reply_to, command.reply_partition)
+
+
+def _no(participant: Participant, outcome: Outcome, name: str, reason: str, detail: object) -> Answer:
+    payload = encode({"reason": reason[:REASON_CHARS_MAX], "detail": detail})
+    return Answer(outcome, f"{participant.name}.{name}", payload)

@@ -1,0 +1,305 @@
+"""The loop of a participant: takes whatever commands there are, has them handled as a group, commits offsets.
+
+A single command is handled at once; under load the group grows by itself while the one before it commits.
+An offset is committed after the database transaction of every command below it. What is to be tried again
+waits in memory, and the offsets stay below it, so that a crash brings it back; behind a waiting command wait
+the later ones of its lane (its record key), so that order holds.
+
+What the loop does about an error is in the error's name (unit.py): Unreachable and Unburied wait as long as it
+takes, in the consumer group; Undone repeats the group, then splits it down to the command that spoils it, which
+is given up: answered failed, and a dead letter.
+"""
+
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from threading import Event
+from typing import TypeAlias
+
+from kompensate.participants.ports import DeadLetter, Grave, Place, Record, Source, Unburied
+from kompensate.participants.reading import read
+from kompensate.participants.settings import Settings
+from kompensate.participants.unit import Bury, Later, Order, Result, Undone, Unreachable
+from kompensate.schemas.faults import fault
+from kompensate.schemas.messages import Command
+
+log = logging.getLogger("kompensate.participants")
+
+Handle: TypeAlias = Callable[[Sequence[Order], Bury], list[Result]]
+
+
+@dataclass(slots=True, eq=False)
+class Parcel:
+    """A command on its way through: its record, what was read from it, and how often it was tried.
+
+    `command` is None where nobody can be answered; `doom` is why it cannot be handled.
+    """
+
+    record: Record
+    command: Command | None
+    lane: Hashable
+    doom: str | None = None
+    tries: int = 0
+    due: float = 0.0
+    buried: bool = False
+
+
+@dataclass(slots=True)
+class _Group:
+    """Parcels that share a transaction, and how often it came to nothing."""
+
+    parcels: list[Parcel]
+    undone: int = 0
+
+
+@dataclass(slots=True)
+class _Progress:
+    """One partition: the offset after the newest record taken, the offsets below it that are not settled."""
+
+    taken: int
+    open: set[int] = field(default_factory=set)
+    committed: int = -1
+
+    @property
+    def next(self) -> int:
+        return min(self.open, default=self.taken)
+
+
+class Runner:
+    """Runs one participant until it is stopped: `handle` is a Unit's."""
+
+    def __init__(
+        self,
+        source: Source,
+        grave: Grave,
+        handle: Handle,
+        settings: Settings,
+        *,
+        chore: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source = source
+        self._grave = grave
+        self._handle_group = handle
+        self._settings = settings
+        self._chore = chore
+        self._clock = clock
+        self._stopping = Event()
+        self._progress: dict[Place, _Progress] = {}
+        self._waiting: dict[Hashable, deque[Parcel]] = {}
+        self._commit_due = 0.0
+        self._chore_due = 0.0
+
+    def stop(self) -> None:
+        """Ask the loop to end after the group in hand; from any thread or signal handler."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Loop until stopped, then commit offsets and leave the group. Raises what cannot be waited for."""
+        self._source.open(self._leaving)
+        try:
+            while not self._stopping.is_set():
+                self.turn()
+        finally:
+            self._commit(wait=True)
+            self._source.close()
+            self._grave.close()
+
+    def turn(self) -> None:
+        """One round: what is due again and what has arrived, as one group; then the offsets, when they are due."""
+        self._keep_house()
+        now = self._clock()
+        group = self._take_due(now)
+        room = min(self._settings.group_max - len(group), self._settings.waiting_max - self._waiting_count())
+        if room > 0:
+            timeout = 0.0 if group else self._idle_seconds(now)
+            records = self._source.poll(room, timeout)
+            group.extend(self._take(record) for record in records)
+        elif not group:
+            self._source.rest(self._idle_seconds(now))
+        if group:
+            fault("participant.after_poll")
+            self._handle(group)
+        if not group or self._clock() >= self._commit_due:
+            self._commit(wait=False)
+
+    def _take(self, record: Record) -> Parcel:
+        progress = self._progress.setdefault(record.place, _Progress(record.offset))
+        progress.taken = record.offset + 1
+        progress.open.add(record.offset)
+        command, doom = read(record)
+        lane = record.key if record.key is not None else (record.place, record.offset)
+        return Parcel(record, command, lane, doom)
+
+    def _take_due(self, now: float) -> list[Parcel]:
+        """The first of every lane whose time has come; it stays at the head of its lane until it is settled."""
+        due = [lane[0] for lane in self._waiting.values() if lane[0].due <= now]
+        return due[: self._settings.group_max]
+
+    def _handle(self, parcels: list[Parcel]) -> None:
+        """Handle `parcels` until each is settled or waits, unless stopped or taken away meanwhile."""
+        groups = deque([_Group(parcels)])
+        waits = 0
+        while groups and not self._stopping.is_set():
+            group = groups.popleft()
+            group.parcels = self._ready(group.parcels)
+            if not group.parcels:
+                continue
+            try:
+                self._handle_once(group)
+                waits = 0
+            except (Unreachable, Unburied) as error:
+                log.error("nothing is lost, trying again: %s", error)
+                groups.appendleft(group)
+                self._pause(self._settings.outage_backoff(waits))
+                waits += 1
+            except Undone as error:
+                groups.extendleft(reversed(self._after_undone(group, error)))
+
+    def _ready(self, parcels: list[Parcel]) -> list[Parcel]:
+        """Those that are still ours and next in their lanes; the others go behind what waits there."""
+        ready = []
+        for parcel in parcels:
+            progress = self._progress.get(parcel.record.place)
+            if progress is None or parcel.record.offset not in progress.open:
+                continue
+            lane = self._waiting.get(parcel.lane)
+            if lane is None or lane[0] is parcel:
+                ready.append(parcel)
+            elif parcel not in lane:
+                lane.append(parcel)
+        return ready
+
+    def _handle_once(self, group: _Group) -> None:
+        mute = [parcel for parcel in group.parcels if parcel.command is None]
+        if mute:
+            self._bury([(parcel, parcel.doom or "unreadable") for parcel in mute])
+            for parcel in mute:
+                self._settle(parcel)
+        spoken = [parcel for parcel in group.parcels if parcel.command is not None]
+        if not spoken:
+            return
+
+        def bury(dead: Sequence[tuple[int, str]]) -> None:
+            self._bury([(spoken[n], reason) for n, reason in dead])
+
+        results = self._handle_group([self._order(parcel) for parcel in spoken], bury)
+        for parcel, result in zip(spoken, results, strict=True):
+            if isinstance(result, Later):
+                self._wait(parcel, counts=result.counts)
+            else:
+                self._settle(parcel)
+
+    def _bury(self, dead: Sequence[tuple[Parcel, str]]) -> None:
+        """Have the dead letters in Kafka before their group commits: a crash may double one, never lose it."""
+        for parcel, reason in dead:
+            log.error(
+                "dead letter from %s [%d] offset %d: %s",
+                *parcel.record.place,
+                parcel.record.offset,
+                reason,
+                extra={"command": parcel.command.id if parcel.command else None},
+            )
+        self._grave.bury([DeadLetter(parcel.record, reason) for parcel, reason in dead if not parcel.buried])
+        for parcel, _ in dead:
+            parcel.buried = True
+
+    def _order(self, parcel: Parcel) -> Order:
+        assert parcel.command is not None
+        last = parcel.tries + 1 >= self._settings.tries_max
+        return Order(parcel.command, parcel.lane, last=last, doom=parcel.doom)
+
+    def _after_undone(self, group: _Group, error: Undone) -> list[_Group]:
+        """What to do next with a group whose transaction came to nothing: again, in halves, or without its handler."""
+        group.undone += 1
+        limit = self._settings.undone_max if len(group.parcels) > 1 else self._settings.undone_alone_max
+        log.warning("group of %d undone (%d of %d): %s", len(group.parcels), group.undone, limit, error)
+        if group.undone < limit:
+            self._pause(self._settings.undone_backoff(group.undone) * random.uniform(0.5, 1.5))  # noqa: S311 not a secret
+            return [group]
+        if len(group.parcels) > 1:
+            half = len(group.parcels) // 2
+            return [_Group(group.parcels[:half]), _Group(group.parcels[half:])]
+        parcel = group.parcels[0]
+        if parcel.doom is None:
+            parcel.doom = f"its transaction came to nothing {group.undone} times: {error}"
+            return [_Group([parcel])]
+        # Not even the answer can be written: all that is left is to keep the record itself.
+        parcel.command = None
+        parcel.doom = f"{parcel.doom}; answering failed: {error}"
+        return [_Group([parcel])]
+
+    def _settle(self, parcel: Parcel) -> None:
+        lane = self._waiting.get(parcel.lane)
+        if lane is not None and lane[0] is parcel:
+            lane.popleft()
+            if lane:
+                lane[0].due = 0.0
+            else:
+                del self._waiting[parcel.lane]
+        progress = self._progress.get(parcel.record.place)
+        if progress is not None:
+            progress.open.discard(parcel.record.offset)
+
+    def _wait(self, parcel: Parcel, *, counts: bool) -> None:
+        """Have it tried again after a while; it is at the head of its lane, or goes behind those that are there."""
+        parcel.tries += counts
+        lane = self._waiting.setdefault(parcel.lane, deque())
+        if not lane or lane[0] is not parcel:
+            lane.append(parcel)
+        parcel.due = self._clock() + self._settings.retry_backoff(parcel.tries) * random.uniform(0.8, 1.2)  # noqa: S311 not a secret
+
+    def _leaving(self, places: Sequence[Place], commit: bool) -> None:
+        """Partitions go to another member: commit what is settled if that is allowed, and forget the rest."""
+        if commit:
+            self._commit(wait=True, places=places)
+        for place in places:
+            self._progress.pop(place, None)
+        for lane, parcels in list(self._waiting.items()):
+            kept = deque(parcel for parcel in parcels if parcel.record.place in self._progress)
+            if kept:
+                self._waiting[lane] = kept
+            else:
+                del self._waiting[lane]
+
+    def _commit(self, *, wait: bool, places: Sequence[Place] | None = None) -> None:
+        self._commit_due = self._clock() + self._settings.commit_interval_seconds
+        offsets = {}
+        for place in self._progress if places is None else places:
+            progress = self._progress.get(place)
+            if progress is not None and progress.next > progress.committed:
+                offsets[place] = progress.committed = progress.next
+        if offsets:
+            self._source.commit(offsets, wait=wait)
+            fault("participant.after_offset_commit")
+
+    def _keep_house(self) -> None:
+        """Run the chore when it is due; its failing stops no command."""
+        if self._clock() < self._chore_due:
+            return
+        self._chore_due = self._clock() + self._settings.chore_seconds
+        try:
+            self._chore()
+        except Exception:
+            log.exception("housekeeping failed, the next try is in %g s", self._settings.chore_seconds)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait: short waits simply, long ones as a member of the group that takes nothing."""
+        if seconds < self._settings.rest_seconds_min:
+            self._stopping.wait(seconds)
+            return
+        until = self._clock() + seconds
+        while not self._stopping.is_set() and self._clock() < until:
+            self._source.rest(min(self._settings.rest_seconds_min, until - self._clock()))
+
+    def _idle_seconds(self, now: float) -> float:
+        due = min((lane[0].due for lane in self._waiting.values()), default=now + 60)
+        uncommitted = any(progress.next > progress.committed for progress in self._progress.values())
+        commit = self._commit_due if uncommitted else now + 60
+        return max(0.0, min(self._settings.poll_seconds, due - now, commit - now))
+
+    def _waiting_count(self) -> int:
+        return sum(len(lane) for lane in self._waiting.values())

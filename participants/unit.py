@@ -1,0 +1,311 @@
+"""The one database transaction for a group of commands: claims, handlers, answers and replies commit together.
+
+    claim all ids in one statement → per command: barrier, handler at a savepoint → answers and replies in one
+    statement → commit
+
+Every command comes out as Settled (its answer is committed) or Later (nothing of it is). Where the
+transaction as a whole did not commit, or nobody knows whether it did, `Undone` says so: the same group again
+is always right, because the inbox answers for what was committed after all. READ COMMITTED is required: a
+claim that waited for another transaction must see what that one answered.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from sqlalchemy import Connection, Engine
+
+from kompensate.outbox import inbox
+from kompensate.outbox.inbox import Entry
+from kompensate.outbox.writer import Row
+from kompensate.participants import replies
+from kompensate.participants.barrier import Verdict, judge
+from kompensate.participants.outcome import Refused, Retry, call_of
+from kompensate.participants.participant import Handler, Participant
+from kompensate.participants.ports import Unburied
+from kompensate.participants.replies import Answer
+from kompensate.participants.scratch import HandlerSession, Misuse, Scratch, guarded, watch
+from kompensate.schemas.faults import fault
+from kompensate.schemas.messages import JSON, Command, Outcome
+from kompensate.schemas.payloads import BadPayload, check_type, decode
+
+log = logging.getLogger("kompensate.participants")
+
+# SQLSTATEs after which the same transaction may well succeed: serialization failure, deadlock.
+_CONTENDED = ("40001", "40P01")
+
+
+class Unreachable(Exception):
+    """The database does not answer: wait, then the same group again. Nothing was done."""
+
+
+class Undone(Exception):
+    """The transaction was rolled back, or its COMMIT's outcome is unknown: the same group again, then in parts."""
+
+    def __init__(self, reason: str, *, contended: bool) -> None:
+        super().__init__(reason)
+        self.contended = contended
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A command to handle. Commands of one `lane` keep their order.
+
+    `last`: an unexpected error is not to be tried again. `doom`: answer failed, for this reason, unhandled.
+    """
+
+    command: Command
+    lane: Hashable
+    last: bool = False
+    doom: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The command has its answer. `dead` is the reason why it belongs among the dead letters, if it does."""
+
+    outcome: Outcome
+    dead: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Nothing of the command is committed. `counts`: it was tried, so its tries are fewer."""
+
+    reason: str
+    counts: bool
+
+
+Result: TypeAlias = Settled | Later
+Bury: TypeAlias = Callable[[Sequence[tuple[int, str]]], None]
+
+
+class Unit:
+    """Handles groups of commands of one participant in one database. Raises BadPayload for a type it cannot read."""
+
+    def __init__(self, participant: Participant, engine: Engine, clock: Callable[[], float] = time.time) -> None:
+        for handler in participant.handlers:
+            check_type(handler.payload_type)
+        watch(engine)
+        self._participant = participant
+        self._engine = engine
+        self._clock = clock
+
+    def handle(self, orders: Sequence[Order], bury: Bury) -> list[Result]:
+        """Handle `orders` in one transaction; a result for each, in order.
+
+        `bury` is called before the commit with (index, reason) of those that are to be dead letters. Raises
+        Unreachable, Undone, and what `bury` raises.
+        """
+        try:
+            connection = self._engine.connect()
+        except Exception as error:
+            raise Unreachable(f"database {self._engine.url.render_as_string()}: {error}") from error
+        with connection:
+            claimed = False
+            try:
+                with guarded(connection):
+                    group = _Group(self._participant, connection, round(self._clock() * 1000))
+                    group.claim(orders)
+                    claimed = True
+                    fault("participant.after_claim")
+                    results = [group.handle(order) for order in orders]
+                    group.settle()
+                    dead = [(n, r.dead) for n, r in enumerate(results) if isinstance(r, Settled) and r.dead]
+                    if dead:
+                        bury(dead)
+                    fault("participant.before_db_commit")
+            except Exception as error:
+                raise _reaction(error, connection, claimed) from error
+        fault("participant.after_db_commit")
+        return results
+
+
+@dataclass(slots=True)
+class _Group:
+    """One group in its transaction. `book` is what is known of every command it touches, as it goes."""
+
+    participant: Participant
+    connection: Connection
+    now_ms: int
+    book: dict[str, Entry | None] = field(default_factory=dict)
+    fresh: set[str] = field(default_factory=set)
+    settled: set[str] = field(default_factory=set)
+    cancelled: set[str] = field(default_factory=set)
+    held: set[Hashable] = field(default_factory=set)
+    rows: list[Row] = field(default_factory=list)
+    scratch: Scratch | None = None
+
+    def claim(self, orders: Sequence[Order]) -> None:
+        """Claim the commands and those that they compensate: the same rows guard both."""
+        ids = [order.command.id for order in orders]
+        ids += [order.command.compensates for order in orders if order.command.compensates is not None]
+        self.book = inbox.claim(self.connection, self.participant.name, ids)
+        self.fresh = {command_id for command_id, entry in self.book.items() if entry is None}
+
+    def handle(self, order: Order) -> Result:
+        """One command through the barrier; its row, if it is answered, waits for `settle`."""
+        if order.lane in self.held:
+            return Later("an earlier command of its lane waits", counts=False)
+        command = order.command
+        forward = None if command.compensates is None else self.book[command.compensates]
+        verdict = judge(command, self.book[command.id], forward, self.now_ms)
+        answer: Answer | Later
+        dead = None
+        match verdict:
+            case Verdict.RUN:
+                answer, dead = self._run(order)
+            case Verdict.WAIT:
+                answer = Later("the inbox row is claimed or deferred: an external call is out", counts=False)
+            case _:
+                answer = self._without_handler(verdict, command)
+        if isinstance(answer, Later):
+            self.held.add(order.lane)
+            return answer
+        self.rows.append(replies.address(self.participant, command, answer))
+        if self.book[command.id] is None:
+            self.book[command.id] = Entry("answered", answer.outcome, answer.payload, answer.type, answer.content_type)
+            self.settled.add(command.id)
+        return Settled(answer.outcome, dead)
+
+    def settle(self) -> None:
+        """Write answers and replies; give up the claims that came to nothing."""
+        if self.scratch is not None:
+            self.scratch.close()
+        inbox.answer(self.connection, self.participant.name, self.rows, self.settled)
+        inbox.cancel(self.connection, self.participant.name, sorted(self.cancelled))
+        inbox.release(self.connection, self.participant.name, sorted(self.fresh - self.settled - self.cancelled))
+
+    def _without_handler(self, verdict: Verdict, command: Command) -> Answer:
+        own = self.book[command.id]
+        match verdict:
+            case Verdict.REPEAT:
+                assert own is not None
+                return replies.stored(own)
+            case Verdict.LATE:
+                return replies.refused(self.participant, "compensated before it arrived", {})
+            case Verdict.EXPIRED:
+                return replies.expired(self.participant, f"expired at {command.expires_at}, read at {self.now_ms} (ms)")
+            case Verdict.EMPTY:
+                assert command.compensates is not None
+                self.book[command.compensates] = Entry("cancelled")
+                self.cancelled.add(command.compensates)
+                return replies.nothing_to_undo(self.participant, f"command {command.compensates} never arrived")
+            case _:
+                return replies.nothing_to_undo(self.participant, f"command {command.compensates} had no effect")
+
+    def _run(self, order: Order) -> tuple[Answer | Later, str | None]:
+        """The handler's answer, or failed with the reason for which the command is a dead letter."""
+        if order.doom is not None:
+            return self._give_up(order.doom)
+        try:
+            handler, payload = _read(self.participant, order.command)
+        except BadPayload as error:
+            return self._give_up(str(error))
+        # Outside the try: a savepoint that cannot be set is the whole group's trouble, not this handler's.
+        session = self._begin() if handler.writes else None
+        try:
+            return self._call(handler, payload, order.command, session), None
+        except Exception as error:
+            _raise_if_whole(error, self.connection)
+            if self.scratch is not None and session is not None:
+                self.scratch.undo()
+            if isinstance(error, Refused):
+                return self._refuse(error)
+            reason = f"handler of {handler.contract}: {type(error).__name__}: {error}"
+            if order.last or isinstance(error, (BadPayload, Misuse)):
+                log.exception("command %s failed", order.command.id, extra=_extra(order.command), exc_info=error)
+                return self._give_up(reason)
+            level = logging.INFO if isinstance(error, Retry) else logging.WARNING
+            log.log(
+                level,
+                "command %s will be tried again: %s",
+                order.command.id,
+                reason,
+                extra=_extra(order.command),
+            )
+            return Later(reason, counts=True), None
+
+    def _call(self, handler: Handler, payload: object, command: Command, session: HandlerSession | None) -> Answer:
+        given: dict[str, object] = {}
+        for parameter, offer in handler.offers:
+            if offer == "call":
+                given[parameter] = call_of(command)
+            else:
+                given[parameter] = session if offer == "session" else self.connection
+        result = handler.function(payload, **given)
+        fault("participant.after_handler")
+        answer = replies.done(self.participant, handler, result)
+        if self.scratch is not None and session is not None:
+            self.scratch.keep()
+        return answer
+
+    def _refuse(self, error: Refused) -> tuple[Answer | Later, str | None]:
+        try:
+            return replies.refused(self.participant, error.reason, error.detail), None
+        except BadPayload as bad:
+            return self._give_up(f"Refused({error.reason!r}): {bad}")
+
+    def _give_up(self, reason: str) -> tuple[Answer, str]:
+        return replies.failed(self.participant, reason), reason
+
+    def _begin(self) -> HandlerSession:
+        if self.scratch is None:
+            self.scratch = Scratch(self.connection)
+        return self.scratch.begin()
+
+
+def _read(participant: Participant, command: Command) -> tuple[Handler, object]:
+    """Who handles the command, and its payload as he takes it. Raises BadPayload."""
+    handler = participant.handler(command.type)
+    if handler is None:
+        known = ", ".join(participant.contracts) or "none"
+        raise BadPayload(f"command type: expected one of {known}, got {command.type!r}")
+    kind = command.content_type.partition(";")[0].strip().lower()
+    if kind != JSON and not kind.endswith("+json"):
+        raise BadPayload(f"payload of {command.type}: expected content type {JSON}, got {command.content_type!r}")
+    return handler, decode(command.payload, handler.payload_type)
+
+
+def _raise_if_whole(error: Exception, connection: Connection) -> None:
+    """Raise what undoes the whole transaction, not the handler alone: contention, a lost connection, a COMMIT."""
+    transaction = connection.get_transaction()
+    if transaction is None or not transaction.is_active:
+        raise error
+    for cause in _causes(error):
+        if _sqlstate(cause) in _CONTENDED or getattr(cause, "connection_invalidated", False):
+            raise error
+
+
+def _reaction(error: Exception, connection: Connection, claimed: bool) -> Exception:
+    """What the runner is to do about an error that ended the transaction."""
+    if isinstance(error, Unburied):
+        return error
+    driver = None if connection.invalidated else connection.connection.driver_connection
+    lost = connection.invalidated or bool(getattr(driver, "closed", False))
+    if lost and not connection.invalidated:
+        connection.invalidate()
+    text = f"{type(error).__name__}: {error}"
+    if lost and not claimed:
+        return Unreachable(text)
+    return Undone(text, contended=any(_sqlstate(cause) in _CONTENDED for cause in _causes(error)))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and all it came from, the driver's own included."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        driver = getattr(current, "orig", None)
+        current = driver if isinstance(driver, BaseException) else current.__cause__ or current.__context__
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    found = getattr(error, "sqlstate", None)
+    return found if isinstance(found, str) else None
+
+
+def _extra(command: Command) -> dict[str, object]:
+    return {"saga": command.saga_id, "step": command.step, "attempt": command.attempt, "command": command.id}

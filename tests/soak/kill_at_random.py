@@ -1,0 +1,132 @@
+"""kill -9 at random, under load, for minutes; at the end every saga is accounted for by the demo's checker.
+
+    .venv/bin/python -m tests.soak.kill_at_random --minutes 10 [--seed N]
+
+Services, relay and workers of the checkout die at random moments, several at a time too, and come back after
+a random while. The seed is printed; what it fixes is who is killed and when, not what the machine does.
+Exit status 0 only where nothing was lost, doubled, left unfinished or wrong.
+"""
+
+import argparse
+import json
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from examples.checkout import orders
+from examples.checkout.checker import check
+from examples.checkout.children import ROOT, ChildEnded
+from examples.checkout.contracts import Order
+from examples.checkout.load import Load, Stalled
+from examples.checkout.progress import Progress
+from examples.checkout.reading import StateReader
+from examples.checkout.shop import Shop, open_shop
+from kompensate.compose.local.errors import StackError
+
+DIRECTORY = ROOT / ".kompensate" / "soak"
+BETWEEN_KILLS_SECONDS = (0.5, 8.0)
+DOWN_SECONDS = (0.0, 6.0)
+
+
+class Reaper:
+    """Kills at random until `ends_at` (monotonic seconds), and starts again what it killed."""
+
+    def __init__(self, shop: Shop, seed: int, ends_at: float, progress: Progress) -> None:
+        self.killed: Counter[str] = Counter()
+        self._shop = shop
+        self._random = random.Random(seed)
+        self._ends_at = ends_at
+        self._progress = progress
+        self._down: dict[str, float] = {}
+        self._next = time.monotonic() + self._random.uniform(*BETWEEN_KILLS_SECONDS)
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        for name, until in list(self._down.items()):
+            if now >= until:
+                self._shop.children[name].start()
+                del self._down[name]
+        if now >= self._next and now < self._ends_at:
+            self._next = now + self._random.uniform(*BETWEEN_KILLS_SECONDS)
+            name, down = self._random.choice(sorted(self._shop.children)), self._random.uniform(*DOWN_SECONDS)
+            if name not in self._down:
+                self._shop.children[name].kill()
+                self._down[name] = now + down
+                self.killed[name] += 1
+                self._progress.say(f"{name} killed with -9, for {down:.1f} s")
+
+
+def rounds() -> Iterator[Order]:
+    """The purchases over and over, under new ids."""
+    purchases = list(orders.read())
+    for number in count(1):
+        for order in purchases:
+            yield replace(order, order_id=f"r{number}-{order.order_id}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
+    parser.add_argument("--in-flight", type=int, default=200, help="sagas under way at a time")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+    parser.add_argument("--stack", type=Path, metavar="DIR", help="use the running stack of DIR")
+    options = parser.parse_args()
+    print(f"seed {options.seed}, {options.minutes:g} minutes", flush=True)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return soak(options)
+    except (ChildEnded, StackError, TimeoutError) as error:
+        print(f"seed {options.seed}: {error}", file=sys.stderr)
+        return 1
+
+
+def soak(options: argparse.Namespace) -> int:
+    """Run, then judge."""
+    own = options.stack is None
+    with open_shop(DIRECTORY if own else options.stack, own=own) as shop:
+        progress = Progress(None)
+        load = Load(shop, rounds(), options.in_flight)
+        ends_at = time.monotonic() + options.minutes * 60
+        reaper = Reaper(shop, options.seed, ends_at, progress)
+
+        def tick() -> None:
+            reaper.tick()
+            if time.monotonic() >= ends_at:
+                load.stop_feeding()
+            progress.show(load.ended, load.under_way)
+
+        try:
+            load.run(tick)
+        except Stalled as error:
+            print(error)
+        finally:
+            progress.end()
+            load.close()
+        stubborn = shop.close()
+        read = StateReader.of_all(shop.bootstrap, shop.topics)
+        verdict = check(load.acknowledged, read.sagas, shop.databases)
+        verdict.wrong += [f"{name} did not stop within its time when asked to" for name in stubborn]
+    figures = {
+        "seed": options.seed,
+        "minutes": options.minutes,
+        "orders": verdict.orders,
+        **verdict.ends,
+        "killed": dict(reaper.killed),
+        **{name: len(getattr(verdict, name)) for name in ("lost", "doubled", "unfinished", "wrong")},
+    }
+    print(json.dumps(figures))
+    print("\n".join(verdict.complaints()))
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    return 0 if verdict.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

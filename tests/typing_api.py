@@ -1,0 +1,108 @@
+"""The public API as users' strict type checkers see it: this file is never run, it must only check.
+
+A change that makes a line of it fail breaks somebody's build.
+"""
+
+from dataclasses import dataclass
+from typing import assert_type
+
+from sqlalchemy.orm import Session
+
+from kompensate.compose.local.stack import Stack
+from kompensate.orchestrator import Application, Context, Saga, Scope, Service, Step, StepRefused, saga
+from kompensate.orchestrator.client import Client
+from kompensate.participants import Call, Participant, Refused
+
+
+@dataclass
+class Order:
+    """A saga's input."""
+
+    order_id: str
+    cents: int
+
+
+@dataclass
+class Charge:
+    """A command, filled from the order by name."""
+
+    order_id: str
+    cents: int
+
+
+@dataclass
+class Refund:
+    """What undoes it."""
+
+    order_id: str
+
+
+@dataclass
+class Charged:
+    """A participant's result."""
+
+    receipt: str
+
+
+payments = Service("payments")
+
+
+def make_refund(scope: Scope) -> Refund:
+    """A mapping that fills a message by hand."""
+    return Refund(scope.input.order_id)
+
+
+declared = Saga(
+    "declared", Order, [Step("charge", payments, Charge, undo=Refund, make_undo=make_refund, returns=Charged)]
+)
+
+
+@saga("written")
+async def written(context: Context, order: Order) -> str:
+    """A saga as a coroutine."""
+    charge = Charge(order.order_id, order.cents)
+    try:
+        charged: Charged = await context.call(payments, charge, undo=Refund(order.order_id), returns=Charged)
+    except StepRefused:
+        return "refused"
+    await context.sleep(1.5)
+    approved: bool = await context.receive("approved", type=bool, timeout=60)
+    return charged.receipt if approved else f"{context.now()}"
+
+
+application = Application("shop", [declared, written], services=[payments, "shipping"], partitions=8)
+
+service = Participant("payments")
+
+
+@service.handles
+def charge(command: Charge, session: Session, call: Call) -> Charged:
+    """A handler whose contract is its command's type."""
+    if command.cents < 0:
+        raise Refused("not an amount", cents=command.cents)
+    return Charged(f"{call.id}/{session.is_active}")
+
+
+@service.handles("payments.Refund")
+def refund(command: Refund) -> None:
+    """A handler with a contract's name of its own."""
+
+
+# A decorated handler is still the function that was written: it can be called in a test.
+assert_type(charge(Charge("1", 1), Session(), Call("id", "saga", "shop", "charge", "forward", 1)), Charged)
+
+
+def ask(client: Client) -> None:
+    """A client's calls."""
+    client.start("declared", Order("1", 100), saga_id="1")
+    client.signal("1", "approved", True)  # a payload
+    client.cancel("1", "changed my mind")
+
+
+def develop(stack: Stack) -> None:
+    """The local stack."""
+    stack.up(("kafka", "postgres", "connect"))
+    assert_type(stack.bootstrap, str)
+    assert_type(stack.postgres_dsn("shop"), str)
+    assert_type(stack.connect_url, str)
+    stack.down()

@@ -1,0 +1,196 @@
+"""The transaction of a group on SQLite: what is kept, undone and answered. (PostgreSQL: integration.)"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kompensate.participants.database import connect
+from kompensate.participants.unit import Later, Settled
+from tests.fixtures.participants import How, World, compensation, forward
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(connect(f"sqlite:///{tmp_path}/stock.db", "stock"))
+
+
+def test_a_command_is_done_once_and_answered(world: World) -> None:
+    """Effect, inbox row and reply commit together, and the reply carries what the command asked to carry."""
+    assert world.outcomes(forward("a")) == ["done"]
+
+    assert world.effects() == {("a", "take"): 1}
+    assert world.inbox() == {"a": ("answered", "done")}
+    assert world.payload("a") == {"by": "a"}
+    columns = "aggregatetype, aggregateid, partition, type, ce_source, ce_correlationid, traceparent, tracestate"
+    [row] = world.rows(f"SELECT {columns}, content_type, ce_specversion FROM outbox")
+    trace = forward("a").trace
+    assert row == (
+        *("shop.replies.stock", "saga-1", 3, "stock.Taken", "kompensate:stock", "saga-1"),
+        *(trace.parent, trace.state, "application/json", "1.0"),
+    )
+
+
+def test_a_duplicate_gets_the_stored_reply(world: World) -> None:
+    """The same command again: no handler, the same answer, a row and an id of its own."""
+    for _ in range(3):
+        world.handle(forward("a"))
+
+    assert world.effects() == {("a", "take"): 1}
+    assert world.replies() == [("a", "done", "stock.Taken")] * 3
+    assert len(set(world.rows("SELECT ce_id FROM outbox"))) == 3
+    assert len(set(world.rows("SELECT payload FROM outbox"))) == 1
+
+
+def test_a_group_may_hold_a_command_twice(world: World) -> None:
+    """A duplicate in the same group is answered from the group's own work."""
+    assert world.outcomes(forward("a"), forward("a"), forward("b")) == ["done"] * 3
+
+    assert world.effects() == {("a", "take"): 1, ("b", "take"): 1}
+
+
+def test_a_refusal_undoes_its_writes_only(world: World) -> None:
+    """What a refusing handler wrote is gone, its neighbours' work stays, the reason travels."""
+    assert world.outcomes(forward("a"), forward("b", "refuse"), forward("c")) == ["done", "refused", "done"]
+
+    assert world.effects() == {("a", "take"): 1, ("c", "take"): 1}
+    assert world.payload("b") == {"reason": "out of stock", "detail": {"wanted": 2, "have": 1}}
+    assert ("b", "refused", "stock.Refused") in world.replies()
+    assert world.dead == []
+
+
+@pytest.mark.parametrize("how", ["raise", "retry", "break", "rollback"])
+def test_an_error_is_tried_again_then_failed_once(world: World, how: How) -> None:
+    """An unexpected error leaves nothing behind until it is the last try: then one failed reply, one dead letter."""
+    bad = forward("b", how)
+    misuse = how == "rollback"
+
+    first = world.outcomes(forward("a", saga_id="s2"), bad, last=False)
+    assert first == ["done", "failed" if misuse else "Later"]
+    assert world.inbox().get("b") == (("answered", "failed") if misuse else None)
+    assert world.outcomes(bad) == ["failed"]
+    assert world.outcomes(bad) == ["failed"]
+
+    assert world.effects() == {("a", "take"): 1}
+    assert [command for command, _ in world.dead] == ["b"]
+    assert world.inbox()["b"] == ("answered", "failed")
+
+
+def test_a_broken_statement_in_a_group_harms_nobody(world: World) -> None:
+    """After a statement that the database refuses, the handlers before and after it keep their work."""
+    ids = [forward("a"), forward("b", "break"), forward("c"), forward("d", "raise"), forward("e")]
+    assert world.outcomes(*ids) == ["done", "failed", "done", "failed", "done"]
+
+    assert world.effects() == {("a", "take"): 1, ("c", "take"): 1, ("e", "take"): 1}
+
+
+def test_an_answer_too_large_is_failed(world: World) -> None:
+    """A result above the limit undoes the handler and is answered failed at once: trying again cannot help."""
+    assert world.outcomes(forward("a", "oversize"), last=False) == ["failed"]
+
+    assert world.effects() == {}
+    assert "expected at most 921600 bytes" in world.dead[0][1]
+
+
+def test_a_lane_waits_for_its_first(world: World) -> None:
+    """Behind a command that is to be tried again, the later ones of its saga wait; other sagas go on."""
+    results = world.handle(forward("a", "raise"), forward("b"), forward("c", saga_id="s2"), last=False)
+
+    assert [type(result) for result in results] == [Later, Later, Settled]
+    assert [result.counts for result in results if isinstance(result, Later)] == [True, False]
+    assert world.inbox() == {"c": ("answered", "done")}
+
+
+def test_a_compensation_undoes_what_was_done(world: World) -> None:
+    """In one group or two, a compensation runs once after its command."""
+    world.handle(forward("a"), compensation("a"))
+    world.handle(forward("b"))
+    world.handle(compensation("b"))
+    world.handle(compensation("b"), compensation("a"))
+
+    assert world.effects() == {(i, kind): 1 for i in "ab" for kind in ("take",)} | {
+        (f"undo-{i}", "give_back"): 1 for i in "ab"
+    }
+    assert {outcome for _, outcome, _ in world.replies()} == {"done"}
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_compensation_before_its_command_forbids_it(world: World, together: bool) -> None:
+    """The compensation is done with nothing, the late command is refused and never runs."""
+    groups = [(compensation("a"), forward("a"))] if together else [(compensation("a"),), (forward("a"),)]
+    outcomes = [outcome for group in groups for outcome in world.outcomes(*group)]
+
+    assert outcomes == ["done", "refused"]
+    assert world.effects() == {}
+    assert world.payload("a") == {"reason": "compensated before it arrived", "detail": {}}
+    assert ("undo-a", "done", "stock.NothingToUndo") in world.replies()
+    assert world.inbox() == {"a": ("cancelled", None), "undo-a": ("answered", "done")}
+
+
+@pytest.mark.parametrize("how", ["refuse", "raise"])
+def test_nothing_is_undone_that_was_not_done(world: World, how: How) -> None:
+    """The compensation of a refused or failed command is done without its handler."""
+    world.handle(forward("a", how), compensation("a"))
+
+    assert world.effects() == {}
+    assert ("undo-a", "done", "stock.NothingToUndo") in world.replies()
+
+
+def test_a_compensation_waits_with_its_command(world: World) -> None:
+    """While the command is to be tried again its compensation waits, and no claim is left behind."""
+    assert world.outcomes(forward("a", "retry"), compensation("a"), last=False) == ["Later", "Later"]
+
+    assert world.inbox() == {}
+    assert world.replies() == []
+
+
+def test_an_expired_command_is_not_done(world: World) -> None:
+    """After its time a forward command is answered expired; a compensation has no such time."""
+    late = replace(forward("a"), expires_at=round(world.now * 1000) - 1)
+    assert world.outcomes(late, compensation("a")) == ["expired", "done"]
+
+    assert world.effects() == {}
+    assert world.inbox()["a"] == ("answered", "expired")
+
+
+def test_a_claim_that_somebody_holds_is_waited_for(world: World) -> None:
+    """A claimed row of another (an external call is out) is neither run nor undone until it is answered."""
+    with world.engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO inbox (consumer, command_id, state) VALUES ('stock', 'a', 'claimed')")
+
+    results = world.handle(forward("a"), forward("b", saga_id="s2"), compensation("a", saga_id="s3"))
+
+    assert [getattr(result, "counts", None) for result in results] == [False, None, False]
+    assert world.effects() == {("b", "take"): 1}
+    assert world.inbox() == {"a": ("claimed", None), "b": ("answered", "done")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"type": "stock.Nope"}, "expected one of stock.GiveBack, stock.Take, got 'stock.Nope'"),
+        ({"payload": b"\xff"}, "payload Take"),
+        ({"payload": None}, "got no value"),
+        ({"payload": b'{"how":7}'}, "Expected `str`, got `int`"),
+        ({"content_type": "application/avro"}, "expected content type application/json, got 'application/avro'"),
+    ],
+)
+def test_what_cannot_be_handled_is_failed_and_kept(world: World, changes: dict[str, Any], reason: str) -> None:
+    """Unknown type, undecodable payload: a failed reply and a dead letter at once, and the others go on."""
+    bad = replace(forward("b"), **changes)
+    assert world.outcomes(forward("a"), bad, last=False) == ["done", "failed"]
+
+    assert [command for command, _ in world.dead] == ["b"]
+    assert reason in world.dead[0][1]
+    assert world.effects() == {("a", "take"): 1}
+
+
+def test_a_doomed_command_still_meets_the_barrier(world: World) -> None:
+    """A command given up is answered failed unhandled; one that was answered before keeps its answer."""
+    world.handle(forward("a"))
+    assert [r.outcome for r in world.handle(forward("a"), doom="spoilt") if isinstance(r, Settled)] == ["done"]
+    assert [r.outcome for r in world.handle(forward("b"), doom="spoilt") if isinstance(r, Settled)] == ["failed"]
+
+    assert world.effects() == {("a", "take"): 1}
+    assert world.dead == [("b", "spoilt")]
