@@ -5,7 +5,6 @@ import urllib.request
 from typing import Any
 
 from kompensate.outbox.debezium import connector
-from kompensate.outbox.main import RelayService
 from tests.fixtures.outboxes import RealOutbox, headers_of
 from tests.fixtures.waiting import wait_until
 
@@ -62,8 +61,7 @@ def test_both_relays_make_the_same_records(outbox: RealOutbox, connect: str) -> 
             ),
             60,
         )
-        with RelayService(outbox.settings()) as service:
-            wait_until("the relay reads", lambda: service.state == "streaming")
+        with outbox.streaming():
             write(outbox)
             wait_until("both relays' records", lambda: len(outbox.payloads()) >= 22, 60)
             status = request("GET", f"{address}/status")

@@ -22,8 +22,7 @@ def payloads(first: int, count: int) -> list[bytes | None]:
 
 def test_committed_rows_arrive_and_rolled_back_ones_do_not(outbox: RealOutbox) -> None:
     """Every row of a multi-row insert goes once, in order for each key; an aborted transaction's go never."""
-    with RelayService(outbox.settings()) as service:
-        wait_until("the relay reads", lambda: service.state == "streaming")
+    with outbox.streaming():
         outbox.write(numbered(0, 50))
         with psycopg.connect(outbox.dsn) as connection:
             connection.execute(
@@ -41,7 +40,7 @@ def test_committed_rows_arrive_and_rolled_back_ones_do_not(outbox: RealOutbox) -
 
 def test_a_record_has_what_its_row_has(outbox: RealOutbox) -> None:
     """Key, binary value, partition and headers, NULL payload and NULL headers apart from empty ones."""
-    with RelayService(outbox.settings()):
+    with outbox.streaming():
         outbox.write([("ключ", b"\x00\xff")], partition=2)
         outbox.write([("ключ", None)], partition=2)
         wait_until("two records", lambda: len(outbox.payloads()) == 2)
@@ -56,7 +55,7 @@ def test_a_record_has_what_its_row_has(outbox: RealOutbox) -> None:
 
 def test_a_stopped_relay_goes_on_where_it_stopped(outbox: RealOutbox) -> None:
     """Rows committed in between arrive; those before do not come again, since it confirmed them when it left."""
-    with RelayService(outbox.settings()):
+    with outbox.streaming():
         outbox.write(numbered(0, 20))
         outbox.arrived(payloads(0, 20))
     outbox.write(numbered(20, 20))
@@ -122,8 +121,7 @@ def test_without_its_dead_letter_topic_the_relay_stops_and_says_so(outbox: RealO
 
 def test_columns_and_partitions_may_change_while_it_runs(outbox: RealOutbox) -> None:
     """A column added and a day's partition attached in mid-run change nothing for the records."""
-    with RelayService(outbox.settings()) as service:
-        wait_until("the relay reads", lambda: service.state == "streaming")
+    with outbox.streaming():
         outbox.write(numbered(0, 3))
         outbox.sql("ALTER TABLE outbox ADD COLUMN tenant text DEFAULT 'blue'")
         outbox.write(numbered(3, 3))
@@ -201,9 +199,8 @@ def test_a_dropped_slot_is_a_gap_that_a_resync_closes(outbox: RealOutbox) -> Non
         outbox.arrived(payloads(0, 20))
         outbox.write(numbered(20, 10))
         outbox.arrived(payloads(20, 10))
-    with RelayService(outbox.settings()) as after:
-        wait_until("reading without --resync", lambda: after.state == "streaming")
-    outbox.in_order()
+    with outbox.streaming():  # without --resync
+        outbox.in_order()
 
 
 @pytest.mark.parametrize(

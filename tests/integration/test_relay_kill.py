@@ -99,10 +99,11 @@ def test_a_paused_relay_is_replaced_and_does_no_harm_when_it_wakes(outbox: RealO
 
 
 @pytest.mark.slow
-def test_a_huge_transaction_streams_through(outbox: RealOutbox) -> None:
+def test_a_huge_transaction_streams_through(outbox: RealOutbox, tmp_path: Path) -> None:
     """120 MB of one transaction pass through a relay that stays below 200 MB."""
-    with outbox.relay() as process:
-        wait_until("the slot is read", outbox.reader)
+    log = tmp_path / "relay.log"
+    with outbox.relay(log=log) as process:
+        wait_until("the slot is read", lambda: "reads slot" in log.read_text())
         outbox.sql(
             "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, partition)"
             " SELECT gen_random_uuid(), %s, 'order-' || n %% 100, 'x', decode(repeat('ab', 2000), 'hex'), n %% 3"
@@ -172,8 +173,8 @@ def test_kafka_and_then_postgresql_may_go_away(own: Stack, shop: RealOutbox) -> 
 @pytest.mark.stack
 def test_a_slot_that_the_server_gave_up_is_a_gap_that_a_resync_closes(shop: RealOutbox) -> None:
     """Past max_slot_wal_keep_size the server drops the slot's log: the relay says so, and a resync makes it new."""
-    with RelayService(shop.settings()) as service:
-        wait_until("the relay reads", lambda: service.state == "streaming")
+    with shop.streaming():
+        pass
     shop.sql("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
     shop.sql("SELECT pg_reload_conf()")
     written = write_numbers(shop, 0, 20)
