@@ -6,6 +6,7 @@ computed here once from its id and carried explicitly from then on.
 
 import re
 from dataclasses import dataclass
+from struct import unpack
 
 SAGA_ID = re.compile(r"(?!__)[A-Za-z0-9._:-]{1,200}\Z")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
@@ -107,8 +108,8 @@ def murmur2(data: bytes) -> int:
     length = len(data)
     h = 0x9747B28C ^ length
     whole = length & ~3
-    for i in range(0, whole, 4):
-        k = int.from_bytes(data[i : i + 4], "little") * m & mask
+    for word in unpack(f"<{length // 4}I", data[:whole]):
+        k = word * m & mask
         k = (k ^ k >> 24) * m & mask
         h = h * m & mask ^ k
     if length & 3:

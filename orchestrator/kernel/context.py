@@ -36,7 +36,7 @@ class Service:
 
 
 class CallAsked(NamedTuple):
-    """A command is to be sent; `Policy` and undo as in the event CallMade."""
+    """A command is to be sent: the event CallMade without its number."""
 
     step: str
     service: str

@@ -99,20 +99,9 @@ def _record(turn: Turn, program: Program, operation: Operation) -> None:
     number, asked, state = operation.number, operation.asked, turn.state
     match asked:
         case CallAsked():
-            past = state.pivot is CallStatus.DONE and asked.kind != "retriable"
-            turn.emit(
-                e.CallMade(
-                    number=number,
-                    step=asked.step,
-                    service=asked.service,
-                    type=asked.type,
-                    kind="retriable" if past else asked.kind,
-                    payload=asked.payload,
-                    undo_type=None if past else asked.undo_type,
-                    undo_payload=None if past else asked.undo_payload,
-                    policy=_retriable(asked) if past else asked.policy,
-                )
-            )
+            if state.pivot is CallStatus.DONE and asked.kind != "retriable":
+                asked = asked._replace(kind="retriable", undo_type=None, undo_payload=None, policy=_retriable(asked))
+            turn.emit(e.CallMade(number, *asked))
             turn.send(state.calls[number])
         case SleepAsked(ms):
             turn.emit(e.SleepStarted(number, turn.time + ms))
