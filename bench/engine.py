@@ -14,9 +14,9 @@ from bench.sagas import APPLICATION
 from kompensate.orchestrator.kafka.log import KafkaLog
 from kompensate.orchestrator.kafka.producer import KafkaProducer
 from kompensate.orchestrator.main import Worker
-from kompensate.orchestrator.partition import Partition
+from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.worker import Loop
+from kompensate.orchestrator.worker.loop import Loop
 
 WAIT_SECONDS = 0.01
 

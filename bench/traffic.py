@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.sagas import APPLICATION, CHECKOUT
-from kompensate.orchestrator.partition import Partition
 from kompensate.orchestrator.ports import OutRecord, Record
+from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.settings import Settings
 from kompensate.outbox.tables import HEADER_COLUMNS
 from kompensate.schemas.messages import JSON, SPEC_VERSION, START, Command, Header, Request

@@ -5,11 +5,11 @@
 Importing this costs nothing: only the standard library and the kernel are loaded.
 """
 
-from kompensate.orchestrator.application import Application
+from kompensate.orchestrator.definitions.application import Application
+from kompensate.orchestrator.definitions.saga import DefinitionError, RetryPolicy, Saga, Scope, Step, saga
 from kompensate.orchestrator.kernel.context import Context, Service
 from kompensate.orchestrator.kernel.errors import FailSaga, StepFailed, StepInDoubt, StepRefused
 from kompensate.orchestrator.kernel.policy import Policy
-from kompensate.orchestrator.saga import DefinitionError, RetryPolicy, Saga, Scope, Step, saga
 
 __all__ = [
     "Application",

@@ -21,11 +21,10 @@ from uuid import uuid4
 import confluent_kafka as ck
 
 from kompensate.orchestrator.client_errors import ClientError, DamagedSaga, NotAcknowledged, NotFound, TimedOut
-from kompensate.orchestrator.journal import read_watermark
-from kompensate.orchestrator.lookup import CLOCKS_APART_MS, Lookup, keys_of
-from kompensate.orchestrator.outcomes import Outcome, Sent, begun_by, judged
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.reader import (
+from kompensate.orchestrator.reading.lookup import CLOCKS_APART_MS, Lookup, keys_of
+from kompensate.orchestrator.reading.outcomes import Outcome, Sent, begun_by, judged
+from kompensate.orchestrator.reading.reader import (
     TIMEOUT_SECONDS,
     UNREACHABLE,
     Reader,
@@ -33,8 +32,9 @@ from kompensate.orchestrator.reader import (
     error_of,
     partitions_of,
 )
-from kompensate.orchestrator.status import SagaView, view
-from kompensate.orchestrator.stored import Stored
+from kompensate.orchestrator.reading.status import SagaView, view
+from kompensate.orchestrator.reading.stored import Stored
+from kompensate.orchestrator.sagas.journal import read_watermark
 from kompensate.schemas import payloads
 from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Request
 from kompensate.schemas.topics import WATERMARK_PREFIX, Topics, check_name, check_saga_id, partition_of

@@ -12,16 +12,16 @@ import threading
 import time
 from types import FrameType
 
-from kompensate.orchestrator.application import Application
+from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.errors import Fatal
-from kompensate.orchestrator.health import Health, HealthServer
-from kompensate.orchestrator.journal import watermark_writer
 from kompensate.orchestrator.kafka.log import KafkaLog
-from kompensate.orchestrator.partition import Partition
+from kompensate.orchestrator.sagas.journal import watermark_writer
+from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.slots import Slot, claim_slot
 from kompensate.orchestrator.topics import TopicAdmin, group_of
-from kompensate.orchestrator.worker import Loop
+from kompensate.orchestrator.worker.health import Health, HealthServer
+from kompensate.orchestrator.worker.loop import Loop
+from kompensate.orchestrator.worker.slots import Slot, claim_slot
 from kompensate.schemas.topics import Topics
 
 logger = logging.getLogger(__name__)

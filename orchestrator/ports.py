@@ -114,7 +114,7 @@ class Clock(Protocol):
 
 
 class Sagas(Protocol):
-    """All sagas of one partition, as the loop drives them (`kompensate.orchestrator.partition`)."""
+    """All sagas of one partition, as the loop drives them (`kompensate.orchestrator.sagas.partition`)."""
 
     @property
     def next_due(self) -> int | None:

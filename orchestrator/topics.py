@@ -24,7 +24,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     ResourceType,
 )
 
-from kompensate.orchestrator.application import Application
+from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.errors import Fatal, NoAnswer
 from kompensate.orchestrator.kafka.options import AUTHORIZATION, CALL_SECONDS, admin_options, consumer_options
 from kompensate.orchestrator.settings import Settings

@@ -10,7 +10,7 @@ from bench.figure import Figure
 from bench.ground import Ground
 from bench.sagas import APPLICATION, STEPS
 from bench.traffic import RESULT, Drive, fresh
-from kompensate.orchestrator.catalogue import Catalogue
+from kompensate.orchestrator.definitions.catalogue import Catalogue
 from kompensate.orchestrator.kernel.decide import Execution, decide
 from kompensate.orchestrator.kernel.inputs import Origin, ReplyArrived, StartAsked
 from kompensate.orchestrator.kernel.state import SagaState

@@ -15,12 +15,12 @@ from bench.figures.kernel import partition_seconds
 from bench.ground import Ground
 from bench.sagas import APPLICATION
 from bench.traffic import RESULT, Drive, fresh
-from kompensate.orchestrator.journal import Page, block_of, read_page, watermark_value
 from kompensate.orchestrator.kernel.events import Event
 from kompensate.orchestrator.kernel.inputs import Origin
 from kompensate.orchestrator.kernel.policy import command_id
-from kompensate.orchestrator.partition import Partition
 from kompensate.orchestrator.ports import OutRecord, Record
+from kompensate.orchestrator.sagas.journal import Page, block_of, read_page, watermark_value
+from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.settings import Settings
 from kompensate.schemas.topics import PLAN_PREFIX, WATERMARK_PREFIX
 

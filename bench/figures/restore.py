@@ -13,15 +13,15 @@ from bench.figure import Figure
 from bench.ground import Ground
 from bench.sagas import APPLICATION
 from bench.traffic import Drive, fresh
-from kompensate.orchestrator.journal import watermark_writer
 from kompensate.orchestrator.kafka.options import client_options
 from kompensate.orchestrator.kafka.state import KafkaState
 from kompensate.orchestrator.main import SystemClock
-from kompensate.orchestrator.partition import Partition
 from kompensate.orchestrator.ports import OutRecord
-from kompensate.orchestrator.restore import take_over
+from kompensate.orchestrator.sagas.journal import watermark_writer
+from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.topics import group_of
+from kompensate.orchestrator.worker.restore import take_over
 from kompensate.schemas.topics import Topics
 
 ENDED, WAITING = 14_000, 2_000

@@ -11,7 +11,7 @@ from kompensate.orchestrator.cli.options import Cluster, cluster_options
 from kompensate.orchestrator.cli.output import ids_argument, output_option
 from kompensate.orchestrator.cli.output import name as name_callback
 from kompensate.orchestrator.client import Client
-from kompensate.orchestrator.outcomes import Sent
+from kompensate.orchestrator.reading.outcomes import Sent
 from kompensate.schemas.messages import CANCEL, PAUSE, RESUME
 
 reason_option = click.option("--reason", default="", help="For people: it stands in the saga's history.")

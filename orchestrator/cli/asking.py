@@ -16,9 +16,9 @@ from kompensate.orchestrator.cli.exits import REFUSED
 from kompensate.orchestrator.cli.options import Cluster
 from kompensate.orchestrator.cli.output import print_json, print_jsonl, print_table, say, table
 from kompensate.orchestrator.client import Client, encoded
-from kompensate.orchestrator.lookup import Lookup
-from kompensate.orchestrator.outcomes import Sent
-from kompensate.orchestrator.reader import Reader
+from kompensate.orchestrator.reading.lookup import Lookup
+from kompensate.orchestrator.reading.outcomes import Sent
+from kompensate.orchestrator.reading.reader import Reader
 
 SOURCE = "kompensate:cli"
 

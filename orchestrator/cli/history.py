@@ -18,7 +18,7 @@ from kompensate.orchestrator.cli.output import (
 )
 from kompensate.orchestrator.cli.output import saga_id as saga_id_callback
 from kompensate.orchestrator.kernel.inputs import Origin
-from kompensate.orchestrator.status import Line, fold
+from kompensate.orchestrator.reading.status import Line, fold
 
 
 @click.command(epilog=EPILOG)

@@ -23,8 +23,8 @@ from kompensate.orchestrator.cli.output import (
     view_json,
 )
 from kompensate.orchestrator.kernel.tables import Hold, Status
-from kompensate.orchestrator.status import SagaView, view
-from kompensate.orchestrator.stored import Stored
+from kompensate.orchestrator.reading.status import SagaView, view
+from kompensate.orchestrator.reading.stored import Stored
 
 LIMIT = 100
 STATUSES = [*map(str, Status), "damaged"]

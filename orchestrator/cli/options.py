@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from kompensate.orchestrator.application import Application
+from kompensate.orchestrator.definitions.application import Application
 from kompensate.outbox.naming import check_dsn
 from kompensate.schemas.topics import Topics, check_name
 

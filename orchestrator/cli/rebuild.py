@@ -18,8 +18,8 @@ from kompensate.orchestrator.cli.output import (
     view_json,
 )
 from kompensate.orchestrator.cli.show import print_card
-from kompensate.orchestrator.lookup import Lookup
-from kompensate.orchestrator.rebuilding import Cut, Rebuilt, rebuild_all, rebuild_one
+from kompensate.orchestrator.reading.lookup import Lookup
+from kompensate.orchestrator.reading.rebuilding import Cut, Rebuilt, rebuild_all, rebuild_one
 
 
 def _time(_: click.Context, __: click.Parameter, text: str | None) -> int | None:

@@ -22,7 +22,7 @@ from kompensate.orchestrator.cli.output import (
     view_json,
 )
 from kompensate.orchestrator.client_errors import NotFound
-from kompensate.orchestrator.status import SagaView, StepView
+from kompensate.orchestrator.reading.status import SagaView, StepView
 
 
 @click.command(epilog=EPILOG)

@@ -5,13 +5,13 @@ from uuid import uuid4
 
 import click
 
-from kompensate.orchestrator.application import Application
 from kompensate.orchestrator.cli import asking
 from kompensate.orchestrator.cli.exits import EPILOG, REFUSED
 from kompensate.orchestrator.cli.options import Cluster, cluster_options
 from kompensate.orchestrator.cli.output import name, output_option
 from kompensate.orchestrator.cli.output import saga_id as saga_id_callback
 from kompensate.orchestrator.cli.show import print_views
+from kompensate.orchestrator.definitions.application import Application
 from kompensate.schemas import payloads
 
 

@@ -2,8 +2,8 @@
 
 import click
 
-from kompensate.orchestrator.application import Application
 from kompensate.orchestrator.cli.options import application_option, kafka_options
+from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.topics import TopicAdmin, as_commands, as_json, group_of, plan
 

@@ -26,10 +26,10 @@ from kompensate.orchestrator.cli.output import (
 )
 from kompensate.orchestrator.cli.show import card, steps_table
 from kompensate.orchestrator.client_errors import DamagedSaga, NotFound
-from kompensate.orchestrator.journal import ReadPage
-from kompensate.orchestrator.lookup import Lookup
-from kompensate.orchestrator.status import Line, SagaView, fold, view, view_of
-from kompensate.orchestrator.stored import Stored
+from kompensate.orchestrator.reading.lookup import Lookup
+from kompensate.orchestrator.reading.status import Line, SagaView, fold, view, view_of
+from kompensate.orchestrator.reading.stored import Stored
+from kompensate.orchestrator.sagas.journal import ReadPage
 
 REFRESHES_PER_SECOND = 4
 ROWS = 20

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
-from kompensate.orchestrator.application import Application
 from kompensate.orchestrator.cli.options import application_option, kafka_options
+from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.logs import set_up_logs
 from kompensate.orchestrator.main import Worker
 from kompensate.orchestrator.settings import Settings

@@ -15,20 +15,20 @@ from functools import partial
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from kompensate.orchestrator.aside import aside
 from kompensate.orchestrator.errors import Aborted, Corrupted, Fatal, Fenced
 from kompensate.orchestrator.kafka.options import AUTHORIZATION, CALL_SECONDS, Options, admin_options, consumer_options
 from kompensate.orchestrator.kafka.producer import KafkaProducer
 from kompensate.orchestrator.kafka.state import KafkaState, to_record
 from kompensate.orchestrator.ports import Clock, OutRecord, Polled, Takeover
-from kompensate.orchestrator.restore import take_over
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.transactions import Producer, Transactions, expect_fenced
+from kompensate.orchestrator.worker.aside import aside
+from kompensate.orchestrator.worker.restore import take_over
+from kompensate.orchestrator.worker.transactions import Producer, Transactions, expect_fenced
 
 logger = logging.getLogger(__name__)
 
 PRODUCERS = 2
-"""Transactional producers in turn: see kompensate.orchestrator.transactions."""
+"""Transactional producers in turn: see kompensate.orchestrator.worker.transactions."""
 WAIT_MS = 100
 """How long the broker holds a fetch without records: a partition that is resumed meanwhile waits for it."""
 LEAVE_SECONDS = 10.0

@@ -1,6 +1,6 @@
 """One transactional producer of librdkafka, and what its errors mean.
 
-Contract with its neighbour: kompensate.orchestrator.transactions knows the order of the calls and what
+Contract with its neighbour: kompensate.orchestrator.worker.transactions knows the order of the calls and what
 follows an error; here each call is made, and its error named by what may follow (R1).
 """
 
@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from kompensate.orchestrator.kafka.options import AUTHORIZATION, CALL_SECONDS, Options, client_options
 from kompensate.orchestrator.ports import OutRecord
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.transactions import Reaction, TransactionError
+from kompensate.orchestrator.worker.transactions import Reaction, TransactionError
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""One partition of the state topic during a take-over: the single things that kompensate.orchestrator.restore orders.
+"""One partition of the state topic during a take-over: the single things that worker.restore puts in order.
 
 Its clients are its own: most calls come from a helper thread while the worker's loop goes on.
 """
@@ -13,14 +13,14 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin import OffsetSpec as _OffsetSpec  # type: ignore[attr-defined]  # public, but not re-exported for checkers
 
-from kompensate.orchestrator.aside import aside
 from kompensate.orchestrator.errors import Corrupted, Fatal
 from kompensate.orchestrator.kafka.options import AUTHORIZATION, CALL_SECONDS, Options, consumer_options
 from kompensate.orchestrator.kafka.producer import KafkaProducer
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.restore import Ends
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.transactions import TransactionError
+from kompensate.orchestrator.worker.aside import aside
+from kompensate.orchestrator.worker.restore import Ends
+from kompensate.orchestrator.worker.transactions import TransactionError
 from kompensate.schemas.topics import WATERMARK_PREFIX
 
 logger = logging.getLogger(__name__)

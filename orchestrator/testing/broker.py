@@ -16,8 +16,8 @@ from enum import Enum, auto
 from itertools import islice
 
 from kompensate.orchestrator.ports import Clock, HeaderList, Record
-from kompensate.orchestrator.restore import Ends
 from kompensate.orchestrator.testing.group import Group
+from kompensate.orchestrator.worker.restore import Ends
 from kompensate.schemas.topics import murmur2
 
 

@@ -7,10 +7,16 @@ from typing import TypeVar
 
 from kompensate.orchestrator.errors import Corrupted, Fatal
 from kompensate.orchestrator.ports import Clock, OutRecord, Polled, Record, Takeover
-from kompensate.orchestrator.restore import Ends, take_over
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.testing.broker import IllegalGeneration, MemoryBroker, ProducerFenced, TooLarge
-from kompensate.orchestrator.transactions import Producer, Reaction, TransactionError, Transactions, expect_fenced
+from kompensate.orchestrator.worker.restore import Ends, take_over
+from kompensate.orchestrator.worker.transactions import (
+    Producer,
+    Reaction,
+    TransactionError,
+    Transactions,
+    expect_fenced,
+)
 from kompensate.schemas.topics import WATERMARK_PREFIX
 
 BATCH_RECORDS = 1_000

@@ -25,9 +25,9 @@ from kompensate.orchestrator.client_errors import (
     TimedOut,
     Unreachable,
 )
-from kompensate.orchestrator.lookup import Lookup
-from kompensate.orchestrator.reader import Reader
-from kompensate.orchestrator.stored import Stored
+from kompensate.orchestrator.reading.lookup import Lookup
+from kompensate.orchestrator.reading.reader import Reader
+from kompensate.orchestrator.reading.stored import Stored
 from kompensate.schemas.messages import Request
 from kompensate.schemas.payloads import PAYLOAD_BYTES_MAX, BadPayload
 from kompensate.schemas.topics import partition_of

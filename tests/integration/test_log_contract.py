@@ -4,7 +4,7 @@ import pytest
 
 from kompensate.orchestrator.errors import Aborted, Fatal, Fenced, Rejected
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.transactions import Reaction, TransactionError
+from kompensate.orchestrator.worker.transactions import Reaction, TransactionError
 from tests.fixtures.fix_log import MakeGround
 
 PATIENCE_SECONDS = 1.0

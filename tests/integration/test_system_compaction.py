@@ -15,9 +15,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 from examples.checkout import orders
 from examples.checkout.sagas import app
 from examples.checkout.shop import WORKERS
-from kompensate.orchestrator.journal import read_watermark
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.reader import Reader
+from kompensate.orchestrator.reading.reader import Reader
+from kompensate.orchestrator.sagas.journal import read_watermark
 from kompensate.schemas.topics import partition_of
 from tests.fixtures.system import ALL, DEADLINE_SECONDS, LOT, System
 from tests.fixtures.waiting import wait_until

@@ -13,7 +13,7 @@ from examples.checkout.contracts import Order, Refund, Release
 from examples.checkout.sagas import app
 from kompensate.orchestrator.kernel.policy import command_id
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.reader import Reader
+from kompensate.orchestrator.reading.reader import Reader
 from kompensate.schemas.messages import Command, Reply
 from kompensate.schemas.payloads import encode
 from kompensate.schemas.topics import partition_of

@@ -12,7 +12,7 @@ from confluent_kafka.cimpl import NewTopic
 from kompensate.orchestrator.errors import Aborted, Corrupted, Fenced
 from kompensate.orchestrator.kafka.log import KafkaLog
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.transactions import TransactionError
+from kompensate.orchestrator.worker.transactions import TransactionError
 from tests.fixtures.fix_log import KafkaGround
 
 DEADLINE_SECONDS = 30.0

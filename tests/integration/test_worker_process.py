@@ -10,9 +10,9 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from kompensate.orchestrator.errors import NoAnswer
-from kompensate.orchestrator.health import Health
 from kompensate.orchestrator.main import Worker
 from kompensate.orchestrator.settings import Settings
+from kompensate.orchestrator.worker.health import Health
 from tests.fixtures.echo_app import PARTITIONS, app
 from tests.fixtures.fix_workers import Echoes
 from tests.fixtures.waiting import wait_until

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from kompensate.orchestrator import Context, saga
+from kompensate.orchestrator.definitions.saga import AsyncSaga
 from kompensate.orchestrator.kernel.errors import SagaError
 from kompensate.orchestrator.kernel.tables import Hold, Status
-from kompensate.orchestrator.saga import AsyncSaga
 from tests.fixtures.driving import Driven, Order, Release, Reserve, inventory, kinds
 
 HERE = __file__

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from kompensate.orchestrator import Context, Saga, Step, saga
+from kompensate.orchestrator.definitions.saga import AsyncSaga
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.decide import Decision
 from kompensate.orchestrator.kernel.tables import Hold
-from kompensate.orchestrator.saga import AsyncSaga
 from tests.fixtures.driving import (
     CHECKOUT,
     Charge,
@@ -250,7 +250,7 @@ import sys
 sys.path[:0] = {path!r}
 from hashlib import sha256
 from tests.kernel.test_replay import history_of_many_signals
-from kompensate.orchestrator.journal import Page, block_of
+from kompensate.orchestrator.sagas.journal import Page, block_of
 from kompensate.orchestrator.kernel.inputs import Origin
 page = Page("0.0")
 for event, time in history_of_many_signals():

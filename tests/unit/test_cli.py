@@ -165,7 +165,7 @@ def test_an_import_that_fails_inside_is_the_users_to_see(shop: str) -> None:
 def test_a_dead_broker_is_exit_code_5(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line names the address; no log lines of the client beside it."""
     words = ("list", "--app-name", "shop", "--bootstrap", "127.0.0.1:1")
-    monkeypatch.setattr("kompensate.orchestrator.reader.Reader.__init__.__kwdefaults__", {"timeout": 0.3})
+    monkeypatch.setattr("kompensate.orchestrator.reading.reader.Reader.__init__.__kwdefaults__", {"timeout": 0.3})
 
     result = run(*words)
 

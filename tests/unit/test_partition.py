@@ -3,8 +3,8 @@
 import gc
 
 from kompensate.orchestrator import Application
-from kompensate.orchestrator.entry import Awake
-from kompensate.orchestrator.journal import read_watermark
+from kompensate.orchestrator.sagas.entry import Awake
+from kompensate.orchestrator.sagas.journal import read_watermark
 from kompensate.schemas import codec
 from kompensate.schemas.messages import SIGNAL, Command
 from tests.fixtures.driving import APP, CHECKOUT, SERVICES, Order

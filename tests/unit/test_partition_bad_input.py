@@ -7,8 +7,8 @@ import pytest
 
 from kompensate.orchestrator import Application, Context, saga
 from kompensate.orchestrator.errors import Corrupted
-from kompensate.orchestrator.journal import STATE_HEADER
 from kompensate.orchestrator.ports import Record
+from kompensate.orchestrator.sagas.journal import STATE_HEADER
 from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, Reply
 from kompensate.schemas.topics import partition_of
 from tests.fixtures.driving import APP, CHECKOUT, SERVICES, Order, Reserve, inventory

@@ -1,8 +1,8 @@
 """Stories of long sagas: pages that fill, close, and read as one."""
 
 from kompensate.orchestrator import Application, Context, Policy, saga
-from kompensate.orchestrator.journal import read_page
 from kompensate.orchestrator.kernel import events as e
+from kompensate.orchestrator.sagas.journal import read_page
 from tests.fixtures.driving import APP, SERVICES, Order, Release, Reserve, inventory
 from tests.fixtures.partitions import IDS, PARTITIONS, TOPICS, Shop, header, keys
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from kompensate.orchestrator.journal import read_page, read_pages
-from kompensate.orchestrator.outcomes import Sent, begun_by, judged
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.rebuilding import Cut, Rebuilt, rebuilt
-from kompensate.orchestrator.stored import Stored, stored
+from kompensate.orchestrator.reading.outcomes import Sent, begun_by, judged
+from kompensate.orchestrator.reading.rebuilding import Cut, Rebuilt, rebuilt
+from kompensate.orchestrator.reading.stored import Stored, stored
+from kompensate.orchestrator.sagas.journal import read_page, read_pages
 from kompensate.schemas.messages import SIGNAL, START
 from tests.fixtures.stage import Paper, all_done, refusing, silent_at
 

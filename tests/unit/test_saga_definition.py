@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from kompensate.orchestrator import Application, Context, Policy, Saga, Scope, Service, Step, saga
-from kompensate.orchestrator.saga import DefinitionError, Plan, RetryPolicy
+from kompensate.orchestrator.definitions.saga import DefinitionError, Plan, RetryPolicy
 from tests.fixtures.driving import (
     CHECKOUT,
     Charge,

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from kompensate.orchestrator.client_errors import DamagedSaga
-from kompensate.orchestrator.journal import read_pages
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.status import SagaView, error_text, fold, readable, view
-from kompensate.orchestrator.stored import stored
+from kompensate.orchestrator.reading.status import SagaView, error_text, fold, readable, view
+from kompensate.orchestrator.reading.stored import stored
+from kompensate.orchestrator.sagas.journal import read_pages
 from kompensate.schemas.messages import CANCEL, PAUSE, SIGNAL, START, Command
 from tests.fixtures.stage import Answer, Paper, refusing, silent_at
 

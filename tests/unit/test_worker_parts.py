@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from kompensate.orchestrator.errors import Fatal
-from kompensate.orchestrator.health import STALL_SECONDS, Health, HealthServer
 from kompensate.orchestrator.logs import JsonFormatter, PlainFormatter
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.slots import claim_slot
 from kompensate.orchestrator.topics import Found, Rule, as_commands, as_json, differences, plan
+from kompensate.orchestrator.worker.health import STALL_SECONDS, Health, HealthServer
+from kompensate.orchestrator.worker.slots import claim_slot
 from tests.fixtures.echo_app import app
 from tests.fixtures.loops import World
 

@@ -9,9 +9,9 @@ import pytest
 
 from kompensate.orchestrator.errors import Corrupted
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.restore import UNKNOWN_TRIES, Ends, take_over
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.testing import VirtualClock
+from kompensate.orchestrator.worker.restore import UNKNOWN_TRIES, Ends, take_over
 
 T = TypeVar("T")
 

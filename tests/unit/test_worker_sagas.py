@@ -8,12 +8,12 @@ from uuid import UUID
 import pytest
 
 from kompensate.orchestrator.errors import Aborted, Corrupted, Fenced
-from kompensate.orchestrator.journal import STATE_HEADER, read_watermark, watermark_writer
-from kompensate.orchestrator.partition import Partition
 from kompensate.orchestrator.ports import OutRecord
+from kompensate.orchestrator.sagas.journal import STATE_HEADER, read_watermark, watermark_writer
+from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.testing import MemoryBroker, MemoryLog, VirtualClock
-from kompensate.orchestrator.worker import Loop
+from kompensate.orchestrator.worker.loop import Loop
 from kompensate.schemas.messages import START, Command, Reply, Request
 from kompensate.schemas.topics import Topics, partition_of
 from tests.fixtures.echo_app import COMMANDS, PARTITIONS, app

@@ -13,7 +13,7 @@ from kompensate.orchestrator.kafka.producer import reaction
 from kompensate.orchestrator.ports import OutRecord
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.testing import VirtualClock
-from kompensate.orchestrator.transactions import (
+from kompensate.orchestrator.worker.transactions import (
     Producer,
     Reaction,
     TransactionError,

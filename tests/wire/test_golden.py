@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from kompensate.orchestrator.journal import read_page, read_watermark
+from kompensate.orchestrator.definitions.saga import Plan
 from kompensate.orchestrator.kernel.events import EVENTS
-from kompensate.orchestrator.saga import Plan
+from kompensate.orchestrator.sagas.journal import read_page, read_watermark
 from kompensate.schemas import codec
 from kompensate.schemas.messages import Command, Reply, Request
 from tests.fixtures import samples

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kompensate.orchestrator.journal import Damaged, StateHeader, read_page, read_pages, read_watermark
+from kompensate.orchestrator.definitions.saga import Plan
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.saga import Plan
+from kompensate.orchestrator.sagas.journal import Damaged, StateHeader, read_page, read_pages, read_watermark
 from kompensate.schemas import codec
 from kompensate.schemas.codec import BadRecord
 from kompensate.schemas.messages import BadMessage, Command, Reply, Request

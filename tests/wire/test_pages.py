@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kompensate.orchestrator.journal import Damaged, Page, StateHeader, block_of, read_page, read_pages
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.inputs import Origin
+from kompensate.orchestrator.sagas.journal import Damaged, Page, StateHeader, block_of, read_page, read_pages
 from kompensate.schemas import codec
 from kompensate.schemas.codec import BadRecord
 from tests.fixtures import samples

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from kompensate.orchestrator.errors import Fatal
-from kompensate.orchestrator.worker import Loop, Status
+from kompensate.orchestrator.worker.loop import Loop, Status
 
 STALL_SECONDS = 60.0
 """A loop that has made no step for so long hangs: longer than a transaction and its repetitions may take."""

@@ -3,9 +3,9 @@
 from collections.abc import Coroutine
 from typing import Any
 
-from kompensate.orchestrator.application import Application
+from kompensate.orchestrator.definitions.application import Application
+from kompensate.orchestrator.definitions.saga import AsyncSaga, Plan, Saga
 from kompensate.orchestrator.kernel.context import Context, Payloads
-from kompensate.orchestrator.saga import AsyncSaga, Plan, Saga
 from kompensate.schemas import payloads as json_payloads
 
 

@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import TypeAlias
 
 from kompensate.orchestrator.client_errors import DamagedSaga, NotFound
-from kompensate.orchestrator.journal import Damaged, ReadPage, read_pages
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.reader import Reader
-from kompensate.orchestrator.status import SagaView, fold, view, view_of
-from kompensate.orchestrator.stored import Stored, read_summary, stored
+from kompensate.orchestrator.reading.reader import Reader
+from kompensate.orchestrator.reading.status import SagaView, fold, view, view_of
+from kompensate.orchestrator.reading.stored import Stored, read_summary, stored
+from kompensate.orchestrator.sagas.journal import Damaged, ReadPage, read_pages
 from kompensate.schemas.codec import BadRecord
 from kompensate.schemas.messages import START
 from kompensate.schemas.topics import Topics, check_saga_id, page_key, partition_of

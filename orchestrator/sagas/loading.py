@@ -7,11 +7,11 @@ are not decoded until their saga is woken.
 from collections.abc import Mapping, Sequence
 from logging import getLogger
 
-from kompensate.orchestrator.entry import Entry
+from kompensate.orchestrator.definitions.saga import Plan
 from kompensate.orchestrator.errors import Corrupted
-from kompensate.orchestrator.journal import STATE_HEADER, StateHeader, Watermark, read_watermark
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.saga import Plan
+from kompensate.orchestrator.sagas.entry import Entry
+from kompensate.orchestrator.sagas.journal import STATE_HEADER, StateHeader, Watermark, read_watermark
 from kompensate.schemas import codec
 from kompensate.schemas.codec import BadRecord
 from kompensate.schemas.topics import PLAN_PREFIX, WATERMARK_PREFIX, saga_of_key

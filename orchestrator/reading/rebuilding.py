@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kompensate.orchestrator.client_errors import DamagedSaga
-from kompensate.orchestrator.journal import Damaged, ReadPage, header_of, read_pages
 from kompensate.orchestrator.kernel.state import SagaState
-from kompensate.orchestrator.lookup import Lookup, Runs
-from kompensate.orchestrator.status import Fold, SagaView, fold, view_of
-from kompensate.orchestrator.stored import Stored, read_summary
+from kompensate.orchestrator.reading.lookup import Lookup, Runs
+from kompensate.orchestrator.reading.status import Fold, SagaView, fold, view_of
+from kompensate.orchestrator.reading.stored import Stored, read_summary
+from kompensate.orchestrator.sagas.journal import Damaged, ReadPage, header_of, read_pages
 from kompensate.schemas.codec import BadRecord
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 
-from kompensate.orchestrator.catalogue import Catalogue
-from kompensate.orchestrator.journal import Page, Recorded, block_of, read_pages
+from kompensate.orchestrator.definitions.catalogue import Catalogue
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.decide import Execution
 from kompensate.orchestrator.kernel.inputs import Origin
 from kompensate.orchestrator.kernel.state import SagaState, evolve
+from kompensate.orchestrator.sagas.journal import Page, Recorded, block_of, read_pages
 
 
 class Awake:

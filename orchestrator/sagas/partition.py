@@ -12,22 +12,22 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from logging import getLogger
 
-from kompensate.orchestrator.application import Application
-from kompensate.orchestrator.batch import Batch
-from kompensate.orchestrator.catalogue import Catalogue
-from kompensate.orchestrator.entry import Awake, Entry
-from kompensate.orchestrator.intake import Intake
-from kompensate.orchestrator.journal import Damaged
+from kompensate.orchestrator.definitions.application import Application
+from kompensate.orchestrator.definitions.catalogue import Catalogue
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel import inputs as i
 from kompensate.orchestrator.kernel.decide import Decision, decide
 from kompensate.orchestrator.kernel.errors import IllegalTransition, Rejected
 from kompensate.orchestrator.kernel.program import storable
 from kompensate.orchestrator.kernel.state import evolve
-from kompensate.orchestrator.loading import Loading
 from kompensate.orchestrator.ports import OutRecord, Record
+from kompensate.orchestrator.sagas.batch import Batch
+from kompensate.orchestrator.sagas.entry import Awake, Entry
+from kompensate.orchestrator.sagas.intake import Intake
+from kompensate.orchestrator.sagas.journal import Damaged
+from kompensate.orchestrator.sagas.loading import Loading
+from kompensate.orchestrator.sagas.timers import Timers
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.timers import Timers
 from kompensate.schemas.codec import BadRecord
 from kompensate.schemas.messages import BadMessage
 from kompensate.schemas.topics import Topics

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from kompensate.orchestrator.definitions.saga import AsyncSaga, DefinitionError, Saga
 from kompensate.orchestrator.kernel.context import Service
-from kompensate.orchestrator.saga import AsyncSaga, DefinitionError, Saga
 from kompensate.schemas.topics import check_name
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from kompensate.orchestrator.journal import Damaged, ReadPage, read_page
 from kompensate.orchestrator.kernel.events import SagaStarted
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.stored import Stored, read_summary
+from kompensate.orchestrator.reading.stored import Stored, read_summary
+from kompensate.orchestrator.sagas.journal import Damaged, ReadPage, read_page
 from kompensate.schemas import codec
 from kompensate.schemas.codec import BadRecord
 

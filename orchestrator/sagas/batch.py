@@ -2,8 +2,12 @@
 
 from logging import getLogger
 
-from kompensate.orchestrator.entry import Entry
-from kompensate.orchestrator.journal import (
+from kompensate.orchestrator.definitions.saga import Plan
+from kompensate.orchestrator.kernel.effects import SendCommand
+from kompensate.orchestrator.kernel.state import SagaState
+from kompensate.orchestrator.ports import OutRecord, Record
+from kompensate.orchestrator.sagas.entry import Entry
+from kompensate.orchestrator.sagas.journal import (
     STATE_HEADER,
     Page,
     StateHeader,
@@ -11,10 +15,6 @@ from kompensate.orchestrator.journal import (
     summary_value,
     watermark_value,
 )
-from kompensate.orchestrator.kernel.effects import SendCommand
-from kompensate.orchestrator.kernel.state import SagaState
-from kompensate.orchestrator.ports import OutRecord, Record
-from kompensate.orchestrator.saga import Plan
 from kompensate.schemas import codec
 from kompensate.schemas.messages import JSON, NOT_TRACED, Phase, Trace, command_headers
 from kompensate.schemas.topics import PLAN_PREFIX, WATERMARK_PREFIX, Topics, page_key

@@ -1,15 +1,15 @@
 """Sagas as a snapshot of the state topic has them, sorted out by keys and headers alone.
 
 Nothing is decoded here, so that filtering a hundred thousand sagas costs little more than reading them;
-`kompensate.orchestrator.status` decodes those that are shown.
+`kompensate.orchestrator.reading.status` decodes those that are shown.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kompensate.orchestrator.journal import STATE_HEADER, StateHeader
 from kompensate.orchestrator.ports import Record
+from kompensate.orchestrator.sagas.journal import STATE_HEADER, StateHeader
 from kompensate.schemas import codec
 from kompensate.schemas.codec import BadRecord
 from kompensate.schemas.topics import saga_of_key

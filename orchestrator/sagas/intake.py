@@ -1,6 +1,6 @@
 """From a record of an input topic to the kernel's input. What cannot be read raises BadMessage."""
 
-from kompensate.orchestrator.application import Application
+from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.kernel import inputs as i
 from kompensate.orchestrator.ports import Record
 from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Answer, BadMessage, Request
