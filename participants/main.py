@@ -13,6 +13,7 @@ from types import FrameType, TracebackType
 
 from sqlalchemy import Engine
 
+from kompensate.outbox.retention import Retention, drop
 from kompensate.outbox.tables import check_tables, create_tables, ensure_partitions
 from kompensate.participants.database import connect
 from kompensate.participants.kafka import KafkaGrave, KafkaSource
@@ -51,6 +52,7 @@ class Service:
         self._kafka = dict(kafka or {})
         self._settings = settings or Settings()
         self._create = create
+        self._retention = Retention(self._settings.outbox_days, self._settings.inbox_days)
         self._runner: Runner | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -117,7 +119,7 @@ class Service:
         grave = KafkaGrave(self._bootstrap, dead, self._kafka)
         unit = Unit(self._participant, self._engine)
         log.info("participant %s takes %s from %s", name, ", ".join(self._participant.contracts), commands)
-        return Runner(source, grave, unit.handle, self._settings, chore=self._ensure)
+        return Runner(source, grave, unit.handle, self._settings, chore=self._keep_house)
 
     def _work(self) -> None:
         assert self._runner is not None
@@ -137,10 +139,19 @@ class Service:
         if self._own_engine:
             self._engine.dispose()
 
-    def _ensure(self) -> None:
+    def _keep_house(self) -> bool:
+        """Partitions for the days to come, none of those long gone; True if there is more to forget."""
         with self._engine.begin() as connection:
             for partition in ensure_partitions(connection):
                 log.info("made partition %s", partition)
+        with self._engine.begin() as connection:
+            more = self._retention.forget_inbox(connection)
+            gone = self._retention.droppable(connection)
+        for partition in gone:
+            with self._engine.begin() as connection:
+                drop(connection, partition)
+            log.info("dropped partition %s: its rows are in Kafka", partition)
+        return more
 
 
 def serve(

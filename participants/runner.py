@@ -78,7 +78,7 @@ class Runner:
         handle: Handle,
         settings: Settings,
         *,
-        chore: Callable[[], None] = lambda: None,
+        chore: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._source = source
@@ -277,12 +277,13 @@ class Runner:
             fault("participant.after_offset_commit")
 
     def _keep_house(self) -> None:
-        """Run the chore when it is due; its failing stops no command."""
+        """Run the chore when it is due, sooner if it says that there is more to do; its failing stops no command."""
         if self._clock() < self._chore_due:
             return
         self._chore_due = self._clock() + self._settings.chore_seconds
         try:
-            self._chore()
+            if self._chore():
+                self._chore_due = self._clock() + self._settings.chore_again_seconds
         except Exception:
             log.exception("housekeeping failed, the next try is in %g s", self._settings.chore_seconds)
 

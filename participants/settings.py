@@ -38,8 +38,14 @@ class Settings:
     # Waits longer than this are spent as a member of the consumer group (which has to be polled).
     rest_seconds_min: float = 0.5
 
-    # How often the outbox's partitions are looked after.
+    # How often outbox and inbox are looked after; while there is more to forget, again after a second.
     chore_seconds: float = 600.0
+    chore_again_seconds: float = 1.0
+
+    # How long rows are kept (kompensate.outbox.retention). An inbox row must outlive the command topic's retention and
+    # the longest time that the orchestrator may be down: what is repeated after that is new again.
+    outbox_days: int = 7
+    inbox_days: int = 30
 
     def retry_backoff(self, tries: int) -> float:
         """Seconds before a command is tried again, after `tries` tries that counted."""

@@ -28,6 +28,8 @@ from kompensate.participants.settings import Settings
 )
 @kafka_options
 @click.option("--group-max", default=Settings().group_max, show_default=True, help="Commands in one transaction.")
+@click.option("--outbox-days", default=Settings().outbox_days, show_default=True, help="Days that sent rows are kept.")
+@click.option("--inbox-days", default=Settings().inbox_days, show_default=True, help="Days that commands are known.")
 @click.option("--create-tables", is_flag=True, help="Make outbox and inbox where they are absent (development).")
 @click.option("--app-dir", default=".", show_default=True, help="Where MODULE is looked for first.")
 def participant(
@@ -36,6 +38,8 @@ def participant(
     bootstrap: str,
     prefix: str,
     group_max: int,
+    outbox_days: int,
+    inbox_days: int,
     create_tables: bool,
     kafka: dict[str, str],
     app_dir: str,
@@ -49,7 +53,7 @@ def participant(
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        settings = Settings(group_max=group_max)
+        settings = Settings(group_max=group_max, outbox_days=outbox_days, inbox_days=inbox_days)
         serve(found, dsn, bootstrap, prefix=prefix, kafka=kafka, settings=settings, create=create_tables)
     except Unreachable as error:
         leave(UNREACHABLE, f"Error: {error}")

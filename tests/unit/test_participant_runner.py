@@ -296,11 +296,29 @@ def test_too_many_waiting_stop_the_intake(world: World) -> None:
     assert world.inbox() == {}
 
 
+def test_a_chore_that_is_not_done_is_due_again_soon(world: World) -> None:
+    """Housekeeping says that there is more to do; done, it waits for its time."""
+    now = [100.0]
+    answers = [True, False]
+
+    def chore() -> bool:
+        return answers.pop(0)
+
+    settings = replace(QUICK, chore_seconds=600.0, chore_again_seconds=1.0)
+    runner = Runner(FakeSource([]), FakeGrave(), world.unit.handle, settings, chore=chore, clock=lambda: now[0])
+    left = []
+    for now[0] in (100.0, 100.5, 101.0, 102.0, 400.0):
+        runner.turn()
+        left.append(len(answers))
+
+    assert left == [1, 1, 0, 0, 0]
+
+
 def test_a_failing_chore_stops_nothing(world: World) -> None:
     """Housekeeping that fails is logged and tried again later; commands go on."""
     calls: list[int] = []
 
-    def chore() -> None:
+    def chore() -> bool:
         calls.append(1)
         raise RuntimeError("no right to create a table")
 

@@ -1,0 +1,79 @@
+"""What outbox and inbox may forget: whole days of rows that are in Kafka, and commands that nobody repeats any more.
+
+A day's rows go when they are old enough *and* every logical slot of the database has confirmed a log position that
+was written after them: then each reader, the relay or Debezium, has passed them. Without a slot nobody has read
+them, and they stay. The positions are noted in memory, so a restart only makes it take one round longer.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+
+from sqlalchemy import Connection, text
+
+from kompensate.outbox.tables import INBOX, OUTBOX
+
+INBOX_ROWS_MAX = 5_000
+"""Inbox rows deleted in one transaction: some 20 ms, for which its commands wait."""
+LOCK_WAIT_SECONDS = 2
+"""How long writers may be held up while a day's table waits for the last of them; then it is tried another time."""
+
+
+class Retention:
+    """Forgets, a round at a time. Rows of the outbox are kept `outbox_days`, those of the inbox `inbox_days`.
+
+    An inbox row must outlive every repetition of its command: the command topic's retention, and the longest time that
+    the orchestrator may be down with an answer unread. A command that comes after that is handled once more.
+    """
+
+    def __init__(self, outbox_days: int, inbox_days: int) -> None:
+        """Raises ValueError for less than one day."""
+        for name, days in (("outbox", outbox_days), ("inbox", inbox_days)):
+            if days < 1:
+                raise ValueError(f"retention of the {name}: expected at least 1 day, got {days}")
+        self._outbox_days = timedelta(days=outbox_days)
+        self._inbox_days = timedelta(days=inbox_days)
+        self._noted: dict[str, int] = {}
+
+    def droppable(self, connection: Connection, today: date | None = None) -> list[str]:
+        """The outbox's day tables that every reader has passed, the oldest first; others are noted for next time."""
+        if connection.dialect.name == "sqlite":
+            return []
+        last = (today or datetime.now(UTC).date()) - self._outbox_days
+        old = [name for name in _days(connection) if name <= f"{OUTBOX}_{last:%Y%m%d}"]
+        end, confirmed = connection.execute(_POSITIONS).one()
+        noted = {name: self._noted.get(name, end) for name in old}
+        self._noted = noted
+        return [name for name, position in noted.items() if confirmed is not None and position <= confirmed]
+
+    def forget_inbox(self, connection: Connection) -> bool:
+        """Delete some of the oldest inbox rows; True if there may be more. The caller commits."""
+        if connection.dialect.name == "sqlite":
+            return False
+        deleted = connection.execute(_FORGET, {"days": self._inbox_days, "most": INBOX_ROWS_MAX}).rowcount
+        return deleted == INBOX_ROWS_MAX
+
+
+def drop(connection: Connection, table: str) -> None:
+    """Drop one day's table of the outbox. The caller commits. Raises the database's error where others hold it."""
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_WAIT_SECONDS}s'"))
+    connection.execute(text(f"DROP TABLE {table}"))
+
+
+# NULL where a slot has confirmed nothing yet, or there is none.
+_POSITIONS = text(
+    "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint, "
+    "CASE WHEN bool_and(confirmed_flush_lsn IS NOT NULL) THEN min(confirmed_flush_lsn - '0/0')::bigint END "
+    "FROM pg_replication_slots WHERE slot_type = 'logical' AND database = current_database()"
+)
+_FORGET = text(
+    f"DELETE FROM {INBOX} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {INBOX} "  # noqa: S608 our own names
+    "WHERE received_at < now() - CAST(:days AS interval) LIMIT :most))"
+)
+_DAYS = text(
+    "SELECT child.relname FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid "  # noqa: S608 our own names
+    rf"WHERE inhparent = to_regclass('{OUTBOX}') AND child.relname ~ '^{OUTBOX}_\d{{8}}$' ORDER BY 1"
+)
+
+
+def _days(connection: Connection) -> Sequence[str]:
+    return connection.execute(_DAYS).scalars().all()
