@@ -317,3 +317,20 @@ def test_a_role_without_replication_is_named(outbox: RealOutbox) -> None:
 
     assert isinstance(error, Misconfigured)
     assert "REPLICATION" in str(error)
+
+
+def test_the_tables_may_stand_in_a_schema_of_their_own(kafka: str, postgres: str, topic_prefix: str) -> None:
+    """Beside a table `outbox` of somebody else's: the connection's search path says which is ours."""
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE TABLE outbox (n int)")
+        connection.execute("CREATE SCHEMA kompensate")
+    ours = RealOutbox(f"{postgres}?options=-csearch_path%3Dkompensate,public", kafka, topic_prefix)
+    try:
+        with ours.streaming():
+            ours.write(numbered(0, 5))
+            ours.sql("INSERT INTO public.outbox VALUES (1)")
+            ours.arrived(payloads(0, 5))
+        assert ours.sql("SELECT count(*) FROM kompensate.outbox") == [(5,)]
+        assert len(ours.seen) == 5
+    finally:
+        ours.close()
