@@ -7,6 +7,7 @@ everything away again. Exit status 0 only where nothing was lost, doubled, left 
 
 import argparse
 import json
+import logging
 import signal
 import sys
 import time
@@ -30,6 +31,8 @@ INTERRUPTED = 130
 
 def main() -> int:
     options = _options()
+    # A broker that has just started asks its clients for patience, and they say so.
+    logging.getLogger("kompensate.librdkafka").setLevel(logging.ERROR)
     # A termination is cleaned up after like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
