@@ -13,7 +13,7 @@ class Settings:
     prefix: str = ""
     """Before every topic, group and transactional id: lets applications share a cluster."""
     slot: str | None = None
-    """This worker's place among the application's: a restart in the same slot takes over at once.
+    """This worker's place among the application's: a restart in the same slot ends what its former life left open.
     Default: the host's name and the first free lock file below `slot_directory`."""
     slot_directory: Path | None = None
     """Where lock files of slots are kept. Default: the system's directory for temporary files."""

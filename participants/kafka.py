@@ -209,6 +209,7 @@ class KafkaSource:
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._held.update(Place(p.topic, p.partition) for p in partitions)
+        log.info("%s: partitions %s assigned", self._topic, sorted(p.partition for p in partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._leave([Place(p.topic, p.partition) for p in partitions], commit=True)

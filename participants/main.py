@@ -118,7 +118,7 @@ class Service:
         source.check(dead)
         grave = KafkaGrave(self._bootstrap, dead, self._kafka)
         unit = Unit(self._participant, self._engine)
-        log.info("participant %s takes %s from %s", name, ", ".join(self._participant.contracts), commands)
+        log.info("participant %s joins to take %s from %s", name, ", ".join(self._participant.contracts), commands)
         return Runner(source, grave, unit.handle, self._settings, chore=self._keep_house)
 
     def _work(self) -> None:

@@ -197,9 +197,10 @@ class Runner:
         """Have the dead letters in Kafka before their group commits: a crash may double one, never lose it."""
         for parcel, reason in dead:
             log.error(
-                "dead letter from %s [%d] offset %d: %s",
+                "dead letter from %s/%d@%d, saga %s: %s",
                 *parcel.record.place,
                 parcel.record.offset,
+                parcel.command.saga_id if parcel.command else "unknown",
                 reason,
                 extra={"command": parcel.command.id if parcel.command else None},
             )

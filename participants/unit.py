@@ -216,13 +216,13 @@ class _Group:
                 return self._refuse(error)
             reason = f"handler of {handler.contract}: {type(error).__name__}: {error}"
             if order.last or isinstance(error, (BadPayload, Misuse)):
-                log.exception("command %s failed", order.command.id, extra=_extra(order.command), exc_info=error)
+                log.exception("%s failed", _named(order.command), extra=_extra(order.command), exc_info=error)
                 return self._give_up(reason)
             level = logging.INFO if isinstance(error, Retry) else logging.WARNING
             log.log(
                 level,
-                "command %s will be tried again: %s",
-                order.command.id,
+                "%s will be tried again: %s",
+                _named(order.command),
                 reason,
                 extra=_extra(order.command),
             )
@@ -305,6 +305,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _sqlstate(error: BaseException) -> str | None:
     found = getattr(error, "sqlstate", None)
     return found if isinstance(found, str) else None
+
+
+def _named(command: Command) -> str:
+    return f"saga {command.saga_id}, step {command.step}, attempt {command.attempt} (command {command.id})"
 
 
 def _extra(command: Command) -> dict[str, object]:

@@ -15,6 +15,8 @@ T = TypeVar("T")
 # A Kafka record is 1 MiB by default; the rest is for key and headers, and for the page that keeps a reply.
 PAYLOAD_BYTES_MAX = 900 * 1024
 
+FIELDS_SHOWN_MAX = 20
+
 _encoder = msgspec.json.Encoder(decimal_format="string", uuid_format="canonical")
 
 
@@ -49,9 +51,19 @@ def decode(data: bytes | None, kind: type[T]) -> T:
     try:
         found: T = _decoder(hashable).decode(b"null" if data is None else data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        got = "no value" if data is None else f"{len(data)} bytes beginning {data[:40]!r}"
-        raise BadPayload(f"payload {name_of(kind)}: {error}; got {got}") from error
+        raise BadPayload(f"payload {name_of(kind)}: {error}; got {_shape(data)}") from error
     return found
+
+
+def _shape(data: bytes | None) -> str:
+    """What was sent instead, in a few words: an object's fields show a misspelt one."""
+    if data is None:
+        return "no value"
+    try:
+        fields = ", ".join(list(msgspec.json.decode(data, type=dict[str, msgspec.Raw]))[:FIELDS_SHOWN_MAX])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return f"{len(data)} bytes beginning {data[:40]!r}"
+    return f"an object with {fields[:200] or 'no fields'}"
 
 
 def check_type(kind: Any) -> None:

@@ -191,6 +191,7 @@ def line_json(line: Line) -> dict[str, Any]:
         "event": line.kind,
         "step": line.step or None,
         "attempt": line.attempt,
+        "command_id": line.command_id or None,
         "detail": line.detail,
         "fields": event_json(line.event),
         "cause": {"topic": cause.topic, "partition": cause.partition, "offset": cause.offset} if cause.topic else None,

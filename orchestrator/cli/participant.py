@@ -1,15 +1,12 @@
 """`kompensate participant`: runs a service's handlers until it is told to stop."""
 
-import importlib
 import logging
-import sys
-from pathlib import Path
 
 import click
 from sqlalchemy.exc import SQLAlchemyError
 
 from kompensate.orchestrator.cli.exits import UNREACHABLE, leave
-from kompensate.orchestrator.cli.options import dsn_given, kafka_options
+from kompensate.orchestrator.cli.options import dsn_given, kafka_options, load_object
 from kompensate.outbox.tables import MissingTables
 from kompensate.participants import Participant
 from kompensate.participants.kafka import CannotStart, KafkaStopped, Unreachable
@@ -65,16 +62,7 @@ def participant(
 
 def load(target: str, app_dir: str) -> Participant:
     """The participant that MODULE:OBJECT names. Raises click.UsageError."""
-    module, colon, attribute = target.partition(":")
-    if not (module and colon and attribute):
-        raise click.UsageError(f"expected MODULE:OBJECT, as in shop.inventory:inventory, got {target!r}")
-    sys.path.insert(0, str(Path(app_dir).resolve()))
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise click.UsageError(f"expected module {module} on the path or in {app_dir}, got {error}") from error
+    found = load_object(target, app_dir, "shop.inventory:inventory")
     if not isinstance(found, Participant):
         raise click.UsageError(f"{target}: expected a Participant, got {type(found).__name__}")
     return found

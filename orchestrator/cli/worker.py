@@ -19,7 +19,7 @@ DEFAULTS = Settings()
 @click.option(
     "--slot",
     envvar="KOMPENSATE_SLOT",
-    help="This worker's place among the application's: a restart in the same slot takes over at once. "
+    help="This worker's place among the application's: a restart in the same slot ends what its former life left open. "
     "Default: the host's name and the first free number.",
 )
 @click.option(

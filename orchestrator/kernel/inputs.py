@@ -82,3 +82,14 @@ class ResumeAsked:
 
 
 Input: TypeAlias = StartAsked | ReplyArrived | SignalArrived | TimersDue | CancelAsked | PauseAsked | ResumeAsked
+
+WORDS: dict[type, str] = {
+    StartAsked: "a start",
+    ReplyArrived: "a reply",
+    SignalArrived: "a signal",
+    TimersDue: "a due timer",
+    CancelAsked: "a cancel",
+    PauseAsked: "a pause",
+    ResumeAsked: "a resume",
+}
+"""What each kind of input is called in messages to people."""

@@ -140,7 +140,7 @@ class Lookup:
         if not runs:
             rejected = self.rejected(partition, saga_id)
             raise NotFound(
-                f"saga {saga_id!r}: expected it on partition {partition} of {self.topics.state} or "
+                f"no saga {saga_id!r}: expected it on partition {partition} of {self.topics.state} or "
                 f"{self.topics.history}, got none: {rejected or 'is it still to be handled?'}"
             )
         pages = list(runs.values())[-1]

@@ -29,7 +29,10 @@ from kompensate.schemas.messages import timestamp
 
 @dataclass(slots=True)
 class StepView:
-    """One call of the saga. Times in ms since the epoch; `error` is the last one's text, else empty."""
+    """One call of the saga. Times in ms since the epoch; `error` is the last one's text, else empty.
+
+    `command_id` is the newest command's: participants log it, and their inbox is keyed by it.
+    """
 
     number: int
     step: str
@@ -46,11 +49,15 @@ class StepView:
     again_at: int | None = None
     timeout_at: int | None = None
     error: str = ""
+    command_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One event of a history, in the words people ask in. `cause` is the input that led to it."""
+    """One event of a history, in the words people ask in. `cause` is the input that led to it.
+
+    `command_id` is that of the command which the event is about, empty where it is about none.
+    """
 
     sequence: int
     time: int
@@ -60,6 +67,7 @@ class Line:
     attempt: int | None
     detail: str
     cause: Origin
+    command_id: str
 
     @property
     def kind(self) -> str:
@@ -133,7 +141,9 @@ class Fold:
         before = self.lines[-1].time if self.lines else time
         step = call.made.step if call is not None else ""
         attempt = call.attempt if call is not None else None
-        self.lines.append(Line(recorded.sequence, time, time - before, event, step, attempt, detail, recorded.origin))
+        id_ = call.id if call is not None else ""
+        line = Line(recorded.sequence, time, time - before, event, step, attempt, detail, recorded.origin, id_)
+        self.lines.append(line)
 
     def _step(self, call: Call, event: e.Event, time: int, detail: str) -> None:
         made = call.made
@@ -154,7 +164,7 @@ class Fold:
             case e.CallUndone():
                 step.undone_at = time
         step.status, step.attempt, step.resends = str(call.status), call.attempt, call.resends
-        step.again_at, step.timeout_at = call.due, call.timeout_at
+        step.again_at, step.timeout_at, step.command_id = call.due, call.timeout_at, call.id
 
 
 def fold(app: str, saga_id: str, pages: Sequence[ReadPage]) -> Fold:

@@ -211,7 +211,7 @@ class Partition:
             log.debug("duplicate for an ended saga", extra={"saga_id": saga_id})
         else:
             what = "has ended" if ended else "does not exist here"
-            self._quarantine(record, f"saga {saga_id!r} {what}, got {type(input_).__name__}")
+            self._quarantine(record, f"expected a saga under way, but {saga_id!r} {what}: got {i.WORDS[type(input_)]}")
 
     def _apply(self, saga_id: str, entry: Entry, input_: i.Input, record: Record | None) -> None:
         awake = self._wake(saga_id, entry, record)

@@ -51,7 +51,7 @@ def test_it_serves_what_is_named(app_dir: str, monkeypatch: pytest.MonkeyPatch) 
     [
         ("shop_of_test", "expected MODULE:OBJECT"),
         ("nowhere_of_test:stock", "expected module nowhere_of_test"),
-        ("shop_of_test:nothing", "expected a Participant, got NoneType"),
+        ("shop_of_test:nothing", "expected 'nothing' in shop_of_test"),
         ("shop_of_test:number", "expected a Participant, got int"),
     ],
 )

@@ -34,15 +34,15 @@ BAD: list[tuple[str, Callable[[Shop], Record], str]] = [
         lambda s: s.start(time=EPOCH - 86_400_001),
         "expected a start asked for within the last 86400 s, got one from 86400 s before",
     ),
-    ("cancel of nobody", lambda s: s.request(CANCEL), f"saga '{IDS[0]}' does not exist here, got CancelAsked"),
-    ("pause of nobody", lambda s: s.request(PAUSE), "does not exist here, got PauseAsked"),
-    ("resume of nobody", lambda s: s.request(RESUME), "does not exist here, got ResumeAsked"),
+    ("cancel of nobody", lambda s: s.request(CANCEL), f"'{IDS[0]}' does not exist here: got a cancel"),
+    ("pause of nobody", lambda s: s.request(PAUSE), "does not exist here: got a pause"),
+    ("resume of nobody", lambda s: s.request(RESUME), "does not exist here: got a resume"),
     (
         "reply for nobody",
         lambda s: s.record(
             TOPICS.replies("inventory"), "x", b"null", Reply("r", "c", "x", "t", "s", "done", None).headers()
         ),
-        "saga 'x' does not exist here, got ReplyArrived",
+        "'x' does not exist here: got a reply",
     ),
     (
         "bytes that are no reply",

@@ -59,7 +59,7 @@ def test_no_value_reads_as_null() -> None:
 @pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"[" * 5000, b'{"sku":1}', b"null"])
 def test_what_is_not_the_type_is_named(data: bytes) -> None:
     """The error names the type, what is wrong and how the bytes begin."""
-    with pytest.raises(BadPayload, match=r"payload Item: .*got \d+ bytes beginning"):
+    with pytest.raises(BadPayload, match=r"payload Item: .*got (an object with |\d+ bytes beginning)"):
         decode(data, Item)
 
 
