@@ -4,7 +4,7 @@ A change that makes a line of it fail breaks somebody's build.
 """
 
 from dataclasses import dataclass
-from typing import assert_type
+from typing import Any, assert_type
 
 from sqlalchemy.orm import Session
 
@@ -67,6 +67,12 @@ async def written(context: Context, order: Order) -> str:
     except StepRefused:
         return "refused"
     await context.sleep(1.5)
+    together: list[Any] = await context.gather(context.sleep(1), context.receive("a"), tolerate=1)
+    together += await context.at_least(1, context.sleep(1))
+    name, _ = await context.select(signal=context.receive("b"), late=context.sleep(60))
+    assert_type(name, str)
+    assert_type(context.uuid(), str)
+    assert_type(context.random(), float)
     approved: bool = await context.receive("approved", type=bool, timeout=60)
     return charged.receipt if approved else f"{context.now()}"
 

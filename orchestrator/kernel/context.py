@@ -5,10 +5,14 @@ awaited then or later. The context knows nothing of Kafka or time: the kernel re
 from `asked`, and settles the operations as their outcomes arrive.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from datetime import datetime
+from hashlib import blake2b
+from typing import Any, Protocol
 
+from kompensate.orchestrator.kernel import combining
+from kompensate.orchestrator.kernel.operation import Asked, CallAsked, Operation, ReceiveAsked, SleepAsked
 from kompensate.orchestrator.kernel.policy import MS_MAX, Policy
 from kompensate.orchestrator.kernel.tables import KINDS
 
@@ -35,71 +39,6 @@ class Service:
         return self.name
 
 
-class CallAsked(NamedTuple):
-    """A command is to be sent: the event CallMade without its number."""
-
-    step: str
-    service: str
-    type: str
-    kind: str
-    payload: bytes
-    undo_type: str | None
-    undo_payload: bytes | None
-    policy: Policy
-
-    def __str__(self) -> str:
-        return f"call of {self.type!r} as step {self.step!r}"
-
-
-@dataclass(frozen=True, slots=True)
-class SleepAsked:
-    """The program wants to sleep for `ms` milliseconds."""
-
-    ms: int
-
-    def __str__(self) -> str:
-        return "sleep"
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiveAsked:
-    """The program waits for the signal `name`, for `ms` milliseconds or for ever."""
-
-    name: str
-    ms: int | None
-
-    def __str__(self) -> str:
-        return f"receive of {self.name!r}"
-
-
-Asked = CallAsked | SleepAsked | ReceiveAsked
-
-
-class Operation:
-    """Something the program asked for. Await it for its outcome; it may be awaited more than once."""
-
-    __slots__ = ("_decode", "_error", "_value", "asked", "number", "settled")
-
-    def __init__(self, number: int, asked: Asked, decode: Callable[[bytes | None], Any]) -> None:
-        self.number = number
-        self.asked = asked
-        self.settled = False
-        self._decode = decode
-        self._value: bytes | None = None
-        self._error: Exception | None = None
-
-    def settle(self, value: bytes | None, error: Exception | None = None) -> None:
-        """The kernel's: give the outcome. The value is decoded where it is awaited."""
-        self.settled, self._value, self._error = True, value, error
-
-    def __await__(self) -> Generator["Operation", None, Any]:
-        if not self.settled:
-            yield self
-        if self._error is not None:
-            raise self._error
-        return self._decode(self._value)
-
-
 class Context:
     """One saga's view of the world. Everything in it is the same when the saga is replayed."""
 
@@ -111,6 +50,7 @@ class Context:
         self._payloads = payloads
         self._number = 0
         self._now = 0
+        self._drawn = 0
 
     def now(self) -> int:
         """Milliseconds since the epoch at the saga's last input: the same in every replay."""
@@ -166,6 +106,12 @@ class Context:
         """Await it to go on `seconds` later; days are fine: nothing is kept running meanwhile."""
         return self._ask(SleepAsked(_ms("sleep", seconds)), lambda _: None)
 
+    def sleep_until(self, when: datetime) -> Operation:
+        """Await it to go on at `when`, which has a time zone; one that is past ends at once."""
+        if when.tzinfo is None:
+            raise ValueError(f"sleep_until: expected a datetime with a time zone, got {when.isoformat()}")
+        return self.sleep(max(0, round(when.timestamp() * 1000) - self._now) / 1000)
+
     def receive(self, name: str, *, timeout: float | None = None, type: Any = None) -> Operation:  # noqa: A002  # reads best
         """Await the signal `name`: the oldest not yet received, also one that came earlier.
 
@@ -176,6 +122,46 @@ class Context:
             ReceiveAsked(name, ms),
             lambda value: self._payloads.decode(value or b"null", Any if type is None else type),
         )
+
+    def gather(self, *operations: Operation, tolerate: int = 0) -> Coroutine[Any, Any, list[Any]]:
+        """Await all of them for their results, in the order given.
+
+        A failure is raised as soon as it is known. Up to `tolerate` of them are not: they stand among the results, as
+        exceptions. Operations that are not waited for any more go on.
+        """
+        return combining.gather(operations, tolerate)
+
+    def at_least(self, count: int, *operations: Operation) -> Coroutine[Any, Any, list[Any]]:
+        """Await the first `count` of them to succeed, for their results in the order in which they did.
+
+        Raises the failure that leaves too few. The others go on.
+        """
+        return combining.at_least(count, operations)
+
+    def select(self, **operations: Operation) -> Coroutine[Any, Any, tuple[str, Any]]:
+        """Await the first of them to settle, for its name and result; raises its error if it failed.
+
+        The others go on and can be awaited later; a `receive` among them takes the next signal of its name.
+        """
+        return combining.select(operations)
+
+    def uuid(self) -> str:
+        """A UUID of this run (version 8, RFC 9562), the same in every replay and another at each call."""
+        drawn = self._draw("uuid")
+        drawn = drawn & ~(0xF << 76) | 8 << 76  # the version
+        drawn = drawn & ~(0x3 << 62) | 2 << 62  # the variant
+        text = f"{drawn:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+    def random(self) -> float:
+        """A number from 0 up to 1, the same in every replay and another at each call. Not for secrets."""
+        return (self._draw("random") >> 75) / 2**53
+
+    def _draw(self, kind: str) -> int:
+        """128 bits that look random, from the run and how many were drawn in it before."""
+        self._drawn += 1
+        text = f"{kind}\0{self.saga_id}\0{self.run}\0{self._drawn}"
+        return int.from_bytes(blake2b(text.encode(), digest_size=16).digest(), "big")
 
     def _ask(self, asked: Asked, decode: Callable[[bytes | None], Any]) -> Operation:
         self._number += 1

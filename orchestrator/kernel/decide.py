@@ -7,8 +7,9 @@ Nothing in here waits.
 
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel import inputs as i
-from kompensate.orchestrator.kernel.context import DEFAULT_POLICIES, CallAsked, Operation, ReceiveAsked, SleepAsked
+from kompensate.orchestrator.kernel.context import DEFAULT_POLICIES
 from kompensate.orchestrator.kernel.errors import Nondeterminism, Rejected
+from kompensate.orchestrator.kernel.operation import CallAsked, Operation, ReceiveAsked, SleepAsked
 from kompensate.orchestrator.kernel.policy import Policy
 from kompensate.orchestrator.kernel.program import Broken, Program, Returned, TurnedBack
 from kompensate.orchestrator.kernel.state import Call, SagaState

@@ -13,15 +13,7 @@ from types import CoroutineType, FrameType
 from typing import Any, Protocol
 
 from kompensate.orchestrator.kernel import events as e
-from kompensate.orchestrator.kernel.context import (
-    Asked,
-    CallAsked,
-    Context,
-    Operation,
-    Payloads,
-    ReceiveAsked,
-    SleepAsked,
-)
+from kompensate.orchestrator.kernel.context import Context, Payloads
 from kompensate.orchestrator.kernel.errors import (
     FailSaga,
     ForeignAwait,
@@ -31,11 +23,12 @@ from kompensate.orchestrator.kernel.errors import (
     StepInDoubt,
     StepRefused,
 )
+from kompensate.orchestrator.kernel.operation import Asked, CallAsked, Operation, ReceiveAsked, SleepAsked
 from kompensate.orchestrator.kernel.state import SagaState, evolve
 
 CLOSE_TRIES = 10
 """How often a program is closed that goes on awaiting; then it is left as it is."""
-AWAIT_OURS = "await only what ctx gives: ctx.call, ctx.sleep, ctx.receive"
+AWAIT_OURS = "await only what ctx gives: ctx.call, ctx.sleep, ctx.receive, ctx.gather, ctx.select"
 REASON_CHARS_MAX = 2_000
 """Reasons are for people, and stored: a traceback of megabytes is neither."""
 
@@ -98,7 +91,7 @@ class Program:
         self._context = Context(saga_id, run, self._payloads, definition.services)
         self._context.tick(time)
         self._operations: dict[int, Operation] = {}
-        self._waits: Operation | None = None
+        self._waits: Operation | tuple[Operation, ...] | None = None
         self.ended: Ended | None = None
         self._coroutine = definition.program(self._context, started.payload, started.plan)
         self._step()
@@ -116,7 +109,8 @@ class Program:
         """Give operation `number` its outcome; the program goes on if it waits for it."""
         operation = self._operations.pop(number)
         operation.settle(value, error)
-        if operation is self._waits:
+        waits = self._waits
+        if operation is waits or (type(waits) is tuple and operation in waits):
             self._context.tick(time)
             self._step()
 
@@ -154,11 +148,17 @@ class Program:
             self._operations[operation.number] = operation
         if self.ended is not None:
             self._waits = None
-        elif isinstance(waits, Operation) and self._operations.get(waits.number) is waits:
-            self._waits = waits
+        elif self._ours(waits):
+            self._waits = waits  # type: ignore[assignment]  # that is what it says
         else:
             self._waits, self.ended = None, Broken(str(ForeignAwait(_foreign(self._coroutine, waits))))
             self.close()
+
+    def _ours(self, waits: object) -> bool:
+        """Is that an open operation of this saga, or several?"""
+        if isinstance(waits, Operation):
+            return self._operations.get(waits.number) is waits
+        return type(waits) is tuple and bool(waits) and all(map(self._ours, waits))
 
     def _returned(self, value: Any) -> Ended:
         try:
