@@ -61,6 +61,7 @@ class KafkaProducer:
 
     def __init__(self, settings: Settings, transactional_id: str) -> None:
         self.disturbed = False
+        self._timeout = settings.transaction_timeout_seconds
         self._undelivered: KafkaError | None = None
         self._id = transactional_id
         self._coordinator: tuple[int, int] | None = None
@@ -175,7 +176,8 @@ class KafkaProducer:
     def send_offsets(self, offsets: Mapping[tuple[str, int], int], metadata: object) -> None:
         positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
         with self._reacting():
-            self._producer.send_offsets_to_transaction(positions, metadata)
+            # With a time-out: by default it waits for ever, and did so where the coordinator had been restarted.
+            self._producer.send_offsets_to_transaction(positions, metadata, self._timeout)
 
     def commit(self) -> None:
         with self._reacting():
