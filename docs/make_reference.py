@@ -56,7 +56,8 @@ def states_page() -> str:
 
 def _status_text(status: tables.Status) -> str:
     return {
-        tables.Status.PENDING: "signals came before the start",
+        tables.Status.PENDING: "signals came before the start, or the start is delayed",
+        tables.Status.CONTINUED: "an end of the run only: it goes on as a new run with an empty history",
         tables.Status.RUNNING: "going forward",
         tables.Status.COMPENSATING: "going back: what was done or is in doubt is undone, the last completed first",
         tables.Status.COMPLETED: "an end: the program returned and every command was answered",

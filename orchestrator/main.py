@@ -15,6 +15,7 @@ from types import FrameType
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.errors import Fatal
 from kompensate.orchestrator.kafka.log import KafkaLog
+from kompensate.orchestrator.local.steps import Steps
 from kompensate.orchestrator.sagas.journal import watermark_writer
 from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.settings import Settings
@@ -127,7 +128,8 @@ class Worker:
         self._check_topics()
         slot = claim_slot(group_of(self._application, self._settings), self._settings)
         logger.info("application %s, slot %s", self._application.name, slot.name)
-        loop = self._loop = Loop(lambda: self._connect(slot), self._partition, self._settings, self._clock)
+        steps = Steps(self._application.limits, self._settings.step_threads)
+        loop = self._loop = Loop(lambda: self._connect(slot), self._partition, self._settings, self._clock, steps)
         try:
             while not self._stopping.is_set():
                 loop.step()

@@ -4,9 +4,11 @@ The real log is `kompensate.orchestrator.kafka`, the one for tests is `kompensat
 both pass the same contract suite. Calls come from one thread.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
+
+from kompensate.orchestrator.kernel.operation import Work
 
 HeaderList: TypeAlias = Sequence[tuple[str, bytes | None]]
 
@@ -113,6 +115,36 @@ class Clock(Protocol):
         """Wait. Called where waiting holds nobody up."""
 
 
+class Job(NamedTuple):
+    """A local step that is to be run: `id` is its idempotency key, `encode` makes bytes of its result.
+
+    `reconciling`: the function looks whether the step was done. `wanted` says whether anybody still waits for it.
+    """
+
+    saga_id: str
+    id: str
+    work: Work
+    reconciling: bool
+    encode: Callable[[object], bytes]
+    wanted: Callable[[], bool]
+
+
+class Ran(NamedTuple):
+    """How a local step ended: done, refused, failed, or after reconciling not_done or unknown."""
+
+    saga_id: str
+    id: str
+    outcome: str
+    payload: bytes
+
+
+class Steps(Protocol):
+    """Runs local steps (`kompensate.orchestrator.local.steps`)."""
+
+    def start(self, job: Job, answer: Callable[[Ran], None]) -> None:
+        """Run it, now or later; `answer` is called once, from any thread."""
+
+
 class Sagas(Protocol):
     """All sagas of one partition, as the loop drives them (`kompensate.orchestrator.sagas.partition`)."""
 
@@ -141,7 +173,7 @@ class Sagas(Protocol):
         """Put one input aside instead of handling it: what it leads to cannot be written."""
 
     def fire(self, now: int, limit: int) -> int:
-        """Take up to `limit` due timers as inputs; how many there were."""
+        """Take up to `limit` ended local steps and due timers as inputs; how many there were."""
 
     def output(self, writer: str) -> tuple[list[OutRecord], dict[str, int]]:
         """The batch's records, the watermark first, and the next offset by input topic, requests always among them."""
@@ -151,3 +183,16 @@ class Sagas(Protocol):
 
     def discard(self) -> None:
         """The batch does not stand: memory as before it."""
+
+    def take_jobs(self) -> list[Job]:
+        """The local steps that the committed batches want run, each once."""
+
+    def answer(self, ran: Ran) -> None:
+        """A local step has ended. May be called from any thread; the next `fire` handles it."""
+
+    @property
+    def busy(self) -> bool:
+        """Local steps run, whose ends come from no log."""
+
+    def close(self) -> None:
+        """The partition is another's now, or is read anew: nobody waits for what still runs."""

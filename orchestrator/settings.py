@@ -55,5 +55,7 @@ class Settings:
     """The state topic's record limit: inputs are limited to a quarter of it."""
     live_sagas_max: int = 10_000
     """Sagas kept ready in memory per partition; the others are bytes until they are needed."""
+    step_threads: int = 16
+    """Local steps that are not `async def` run on so many threads at most."""
     dedup_window_seconds: float = 24 * 3600.0
     """An ended saga's id cannot start again for so long."""

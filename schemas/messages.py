@@ -22,10 +22,12 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 JSON = "application/json"
 SPEC_VERSION = "1.0"
 
-START, SIGNAL, CANCEL, PAUSE, RESUME = (
-    f"kompensate.{verb}" for verb in ("start", "signal", "cancel", "pause", "resume")
+START, SIGNAL, CANCEL, PAUSE, RESUME, CHILD_ENDED = (
+    f"kompensate.{verb}" for verb in ("start", "signal", "cancel", "pause", "resume", "child-ended")
 )
-REQUEST_TYPES = (START, SIGNAL, CANCEL, PAUSE, RESUME)
+ORDERS = {verb: f"kompensate.{verb}" for verb in ("retry", "skip", "complete", "compensate", "close")}
+"""An operator's orders: verb → request type."""
+REQUEST_TYPES = (START, SIGNAL, CANCEL, PAUSE, RESUME, CHILD_ENDED, *ORDERS.values())
 
 
 class BadMessage(ValueError):
@@ -253,6 +255,9 @@ class Request:
     `type` is one of REQUEST_TYPES. `saga_type` names the definition of a start; `subject` the signal,
     or the reason of a cancel, pause or resume. `time` (ms since the epoch) is when it was asked for, which
     may be long before the record was written, by an outbox whose relay was down.
+    A start may wait until `not_before` and be cancelled at `deadline` (ms since the epoch); a child's names its
+    `parent` and the parent's command. A child's end names that command and its `outcome`.
+    An operator's order says `who` gave it, and the `step` that it is about.
     """
 
     id: str
@@ -265,6 +270,13 @@ class Request:
     time: int | None = None
     content_type: str = JSON
     trace: Trace = NOT_TRACED
+    not_before: int | None = None
+    deadline: int | None = None
+    parent: str | None = None
+    command_id: str | None = None
+    outcome: str | None = None
+    who: str | None = None
+    step: str | None = None
 
     def headers(self) -> list[Header]:
         found: list[Header] = [
@@ -275,6 +287,16 @@ class Request:
             ("content-type", self.content_type.encode()),
             ("ce_correlationid", self.saga_id.encode()),
         ]
+        times = (("ce_notbefore", self.not_before), ("ce_deadline", self.deadline))
+        found += [(name, timestamp(value).encode()) for name, value in times if value is not None]
+        texts = (
+            ("ce_parentid", self.parent),
+            ("ce_causationid", self.command_id),
+            ("ce_replyoutcome", self.outcome),
+            ("ce_operator", self.who),
+            ("ce_sagastep", self.step),
+        )
+        found += [(name, value.encode()) for name, value in texts if value is not None]
         if self.saga_type is not None:
             found.append(("ce_sagatype", self.saga_type.encode()))
         if self.subject is not None:
@@ -291,9 +313,11 @@ class Request:
         type_ = h.text("ce_type")
         if type_ not in REQUEST_TYPES:
             raise BadMessage(f"header ce_type: expected one of {REQUEST_TYPES}, got {type_!r}")
-        needed = {START: "ce_sagatype", SIGNAL: "ce_subject"}.get(type_)
-        if needed:
+        for needed in _NEEDED.get(type_, ()):
             h.text(needed)
+        outcome = h.optional("ce_replyoutcome")
+        if outcome is not None and outcome not in OUTCOMES:
+            raise BadMessage(f"header ce_replyoutcome: expected one of {OUTCOMES}, got {outcome!r}")
         return cls(
             id=h.optional("ce_id") or h.text("id"),
             type=type_,
@@ -305,7 +329,22 @@ class Request:
             time=h.time("ce_time"),
             content_type=h.optional("content-type") or JSON,
             trace=h.trace(),
+            not_before=h.time("ce_notbefore"),
+            deadline=h.time("ce_deadline"),
+            parent=h.optional("ce_parentid"),
+            command_id=h.optional("ce_causationid"),
+            outcome=outcome,
+            who=h.optional("ce_operator"),
+            step=h.optional("ce_sagastep"),
         )
+
+
+_NEEDED = {
+    START: ("ce_sagatype",),
+    SIGNAL: ("ce_subject",),
+    CHILD_ENDED: ("ce_causationid", "ce_replyoutcome"),
+    **dict.fromkeys(ORDERS.values(), ("ce_operator", "ce_subject")),
+}
 
 
 class Headers:

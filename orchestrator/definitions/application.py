@@ -1,10 +1,25 @@
 """An application: its name, its sagas and the services they call. Everything else is derived from it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from kompensate.orchestrator.definitions.saga import AsyncSaga, DefinitionError, Saga
 from kompensate.orchestrator.kernel.context import Service
 from kompensate.schemas.topics import check_name
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How many local steps run at a time in one worker process, and how many are begun a second (None: any number)."""
+
+    concurrent: int | None = None
+    per_second: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.concurrent is not None and self.concurrent < 1:
+            raise DefinitionError(f"limit: expected at least 1 at a time, got {self.concurrent}")
+        if self.per_second is not None and not self.per_second > 0:
+            raise DefinitionError(f"limit: expected more than 0 a second, got {self.per_second}")
 
 
 class Application:
@@ -12,6 +27,8 @@ class Application:
 
     `services` is needed only for those that an `async def` saga calls; declared steps name theirs.
     `partitions` is the count that its topics are made with: the most workers that can share the load.
+    `limits` are what local steps may be run under, by name. Of a saga several versions may stand side by side: new
+    ones follow the highest, those under way the one that they started with.
     Raises DefinitionError or ValueError.
     """
 
@@ -22,6 +39,7 @@ class Application:
         *,
         services: Sequence[Service | str] = (),
         partitions: int = 4,
+        limits: Mapping[str, Limit] | None = None,
     ) -> None:
         self.name = check_name("application", name)
         if partitions < 1:
@@ -31,11 +49,14 @@ class Application:
             raise DefinitionError(
                 f"application {name!r}: expected a list of sagas, got saga {sagas.name!r}: put it in []"
             )
-        self.sagas = {saga.name: saga for saga in sagas}
-        if len(self.sagas) != len(sagas):
+        self.limits = dict(limits or {})
+        self.versions = {(saga.name, saga.version): saga for saga in sagas}
+        if len(self.versions) != len(sagas):
             raise DefinitionError(
-                f"application {name!r}: expected each saga's name once, got {[s.name for s in sagas]}"
+                f"application {name!r}: expected each saga's name once, got {[s.name for s in sagas]}: "
+                "give another version of it a version=… of its own"
             )
+        self.sagas = {saga.name: saga for saga in sorted(sagas, key=lambda saga: saga.version)}
         named = [str(service) for service in services]
         for saga in sagas:
             check_name("saga", saga.name)

@@ -13,9 +13,10 @@ class Declared:
     """A declared saga as the kernel sees it. `plans` is the catalogue's, by hash."""
 
     def __init__(self, saga: Saga, application: Application, payloads: Payloads, plans: dict[str, Plan]) -> None:
-        self.name = saga.name
+        self.name, self.version = saga.name, saga.version
         self.payloads = payloads
-        self.services = application.services
+        self.services, self.sagas = application.services, tuple(sorted(application.sagas))
+        self.limits = tuple(sorted(application.limits))
         self._saga = saga
         self._plans = plans
         self._hash = saga.plan.hash
@@ -35,9 +36,10 @@ class Written:
     """An `async def` saga as the kernel sees it."""
 
     def __init__(self, saga: AsyncSaga, application: Application, payloads: Payloads) -> None:
-        self.name = saga.name
+        self.name, self.version = saga.name, saga.version
         self.payloads = payloads
-        self.services = application.services
+        self.services, self.sagas = application.services, tuple(sorted(application.sagas))
+        self.limits = tuple(sorted(application.limits))
         self._saga = saga
 
     def plan_hash(self) -> str | None:
@@ -56,17 +58,18 @@ class Catalogue:
 
     def __init__(self, application: Application, payloads: Payloads = json_payloads) -> None:
         self.plans: dict[str, Plan] = {}
-        self._definitions: dict[str, Declared | Written] = {}
-        for saga in application.sagas.values():
+        self._definitions: dict[tuple[str, int], Declared | Written] = {}
+        self._today = {name: saga.version for name, saga in application.sagas.items()}
+        for key, saga in application.versions.items():
             if isinstance(saga, Saga):
                 self.plans[saga.plan.hash] = saga.plan
-                self._definitions[saga.name] = Declared(saga, application, payloads, self.plans)
+                self._definitions[key] = Declared(saga, application, payloads, self.plans)
             else:
-                self._definitions[saga.name] = Written(saga, application, payloads)
+                self._definitions[key] = Written(saga, application, payloads)
 
-    def find(self, name: str) -> Declared | Written | None:
-        """The definition of that name, or None."""
-        return self._definitions.get(name)
+    def find(self, name: str, version: int | None = None) -> Declared | Written | None:
+        """The definition of that name in that version (None: the one that new sagas follow), or None."""
+        return self._definitions.get((name, self._today.get(name, 1) if version is None else version))
 
     def names(self) -> list[str]:
-        return sorted(self._definitions)
+        return sorted(self._today)

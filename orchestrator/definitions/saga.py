@@ -14,7 +14,7 @@ from json import dumps, loads
 from typing import Any, get_origin
 
 from kompensate.orchestrator.kernel.context import DEFAULT_POLICIES, Context, Service
-from kompensate.orchestrator.kernel.policy import Policy
+from kompensate.orchestrator.kernel.policy import Policy, RetryPolicy
 from kompensate.orchestrator.kernel.tables import KINDS
 from kompensate.schemas.topics import check_name
 
@@ -23,16 +23,6 @@ Make = Callable[["Scope"], object]
 
 class DefinitionError(ValueError):
     """A saga definition contradicts itself; the text names the saga, the step, expected and got."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How a definite failure is tried again. Intervals in seconds; `maximum_attempts` 0 is without limit."""
-
-    initial_interval: float = 1.0
-    backoff_coefficient: float = 2.0
-    maximum_interval: float = 60.0
-    maximum_attempts: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +62,7 @@ class Step:
 
     def policy(self) -> Policy:
         """The step's times as the kernel wants them."""
-        default = DEFAULT_POLICIES[self.kind]
-        changes: dict[str, int | None] = {}
-        if self.retry is not None:
-            changes = {
-                "attempts": self.retry.maximum_attempts,
-                "retry_initial": round(self.retry.initial_interval * 1000),
-                "retry_percent": round(self.retry.backoff_coefficient * 100),
-                "retry_max": round(self.retry.maximum_interval * 1000),
-            }
-        if self.resend_after is not None:
-            changes["resend_after"] = round(self.resend_after * 1000)
-        if self.timeout is not None:
-            changes["timeout"] = round(self.timeout * 1000)
-        return Policy(**{**asdict(default), **changes})
+        return Policy.of(DEFAULT_POLICIES[self.kind], self.retry, self.resend_after, self.timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +117,20 @@ class Saga:
     """A declared saga: steps run in order; when one does not succeed, those done are undone in reverse.
 
     `input` is the type of the saga's input. `result` makes the saga's result from the Scope at its end.
+    `version` tells apart what stands side by side under one name: a saga keeps to the one that it started with.
     Raises DefinitionError for a definition that contradicts itself.
     """
 
-    def __init__(self, name: str, input: type, steps: list[Step], *, result: Make | None = None) -> None:  # noqa: A002  # reads best
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        input: type,  # noqa: A002  # reads best
+        steps: list[Step],
+        *,
+        result: Make | None = None,
+        version: int = 1,
+    ) -> None:
+        self.name, self.version = name, check_version(name, version)
         self.input = input
         self.steps: Mapping[str, Step] = {step.name: step for step in steps}
         self._result = result
@@ -195,8 +181,14 @@ async def _follow(context: Context, plan: Plan, saga: Saga, value: Any) -> objec
 class AsyncSaga:
     """A saga that is one `async def`; made by the decorator `saga`."""
 
-    def __init__(self, name: str, function: Callable[..., Coroutine[Any, Any, Any]], input: Any) -> None:  # noqa: A002
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Coroutine[Any, Any, Any]],
+        input: Any,  # noqa: A002
+        version: int = 1,
+    ) -> None:
+        self.name, self.version = name, check_version(name, version)
         self.input = input
         self.function = function
         self.services: tuple[str, ...] = ()
@@ -206,10 +198,17 @@ class AsyncSaga:
         return self.function(context, value)
 
 
-def saga(name: str) -> Callable[[Callable[..., Coroutine[Any, Any, Any]]], AsyncSaga]:
+def check_version(name: str, version: int) -> int:
+    """A version that can be told from others. Raises DefinitionError."""
+    if type(version) is not int or version < 1:
+        raise DefinitionError(f"saga {name!r}: expected a whole number from 1 as its version, got {version!r}")
+    return version
+
+
+def saga(name: str, *, version: int = 1) -> Callable[[Callable[..., Coroutine[Any, Any, Any]]], AsyncSaga]:
     """Declare `async def function(ctx: Context, input: T)` as the saga `name`; T is read from the annotation.
 
-    Raises DefinitionError, also where it stands without a name.
+    `version` as for Saga. Raises DefinitionError, also where it stands without a name.
     """
     if not isinstance(name, str):
         got = getattr(name, "__name__", type(name).__name__)
@@ -226,7 +225,7 @@ def saga(name: str) -> Callable[[Callable[..., Coroutine[Any, Any, Any]]], Async
                 f"saga {name!r}: expected `async def {function.__name__}(ctx, input)`, got {signature}"
             )
         annotation = parameters[1].annotation
-        return AsyncSaga(name, function, None if annotation is inspect.Parameter.empty else annotation)
+        return AsyncSaga(name, function, None if annotation is inspect.Parameter.empty else annotation, version)
 
     return declare
 

@@ -3,13 +3,17 @@
 Each of these looks at what has settled, in the order of its arguments, and waits for whichever settles next: the
 recorded order of the outcomes decides, so a replay comes to the same answer. What is not waited for any more goes
 on: a call is still answered, and undone should the saga turn back; a sleep ends unheard; a receive takes the next
-signal of its name.
+signal of its name. Where `lose` is given it is called with each of them instead.
 """
 
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from typing import Any, TypeVar
 
+from kompensate.orchestrator.kernel.errors import SagaError
 from kompensate.orchestrator.kernel.operation import Operation
+
+T = TypeVar("T")
+Lose = Callable[[Operation], None] | None
 
 
 class _Next:
@@ -24,22 +28,23 @@ class _Next:
         yield self._operations
 
 
-async def gather(operations: Sequence[Operation], tolerate: int) -> list[Any]:
+async def gather(operations: Sequence[Operation], tolerate: int, lose: Lose = None) -> list[Any]:
     """All results in order; up to `tolerate` failures stand among them as exceptions, one more is raised at once."""
     _check("gather", operations)
     if tolerate < 0:
         raise ValueError(f"gather: expected to tolerate 0 failures or more, got {tolerate}")
     while True:
         failures = [operation.error for operation in operations if operation.error is not None]
-        if len(failures) > tolerate:
-            raise failures[0]
         waiting = [operation for operation in operations if not operation.settled]
+        if len(failures) > tolerate:
+            _lose(waiting, lose)
+            raise failures[0]
         if not waiting:
             return [operation.error or await operation for operation in operations]
         await _Next(waiting)
 
 
-async def at_least(count: int, operations: Sequence[Operation]) -> list[Any]:
+async def at_least(count: int, operations: Sequence[Operation], lose: Lose = None) -> list[Any]:
     """The results of the first `count` to succeed, in the order in which they did; the failure too many is raised."""
     _check("at_least", operations)
     if not 1 <= count <= len(operations):
@@ -51,13 +56,15 @@ async def at_least(count: int, operations: Sequence[Operation]) -> list[Any]:
             if operation.error is None:
                 results.append(await operation)
             elif len(results) + len(waiting) < count:
+                _lose(waiting, lose)
                 raise operation.error
             if len(results) == count:
+                _lose(waiting, lose)
                 return results
         await _Next(waiting)
 
 
-async def select(operations: Mapping[str, Operation]) -> tuple[str, Any]:
+async def select(operations: Mapping[str, Operation], lose: Lose = None) -> tuple[str, Any]:
     """Name and result of the first to settle; raises its error if it failed."""
     _check("select", list(operations.values()))
     if not operations:
@@ -65,13 +72,42 @@ async def select(operations: Mapping[str, Operation]) -> tuple[str, Any]:
     while True:
         for name, operation in operations.items():
             if operation.settled:
+                _lose([each for each in operations.values() if each is not operation], lose)
                 return name, await operation
         await _Next(list(operations.values()))
+
+
+async def block(
+    begin: Callable[[], tuple[Callable[[], Operation], Callable[[float], Operation]]],
+    body: Callable[..., Awaitable[T]],
+    args: Sequence[Any],
+    attempts: int,
+    wait: float,
+) -> T:
+    """The body's result. An attempt at it that does not succeed is undone; the last one's error is raised."""
+    for attempt in range(attempts):
+        undo, sleep = begin()
+        try:
+            return await body(*args)
+        except SagaError:
+            await undo()
+            if attempt + 1 == attempts:
+                raise
+        if wait:
+            await sleep(wait * 2**attempt)
+    raise AssertionError  # there is at least one attempt, and it returns or raises
+
+
+def _lose(operations: Sequence[Operation], lose: Lose) -> None:
+    for operation in operations if lose else ():
+        assert lose is not None
+        lose(operation)
 
 
 def _check(verb: str, operations: Sequence[object]) -> None:
     for operation in operations:
         if not isinstance(operation, Operation):
             raise TypeError(
-                f"{verb}: expected what ctx.call, ctx.sleep and ctx.receive return, got {type(operation).__name__}"
+                f"{verb}: expected what ctx.call, ctx.run, ctx.child, ctx.sleep and ctx.receive return, "
+                f"got {type(operation).__name__}"
             )

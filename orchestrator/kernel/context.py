@@ -1,22 +1,39 @@
-"""What a saga's author awaits: calls, sleeps, signals.
+"""What a saga's author awaits: calls, local steps, children, sleeps, signals.
 
 Each verb makes an `Operation` at once, in the order of the program's lines, and the operation may be
 awaited then or later. The context knows nothing of Kafka or time: the kernel reads what was asked for
 from `asked`, and settles the operations as their outcomes arrive.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from kompensate.orchestrator.kernel import combining
-from kompensate.orchestrator.kernel.operation import Asked, CallAsked, Operation, ReceiveAsked, SleepAsked
-from kompensate.orchestrator.kernel.policy import MS_MAX, Policy
-from kompensate.orchestrator.kernel.tables import KINDS
+from kompensate.orchestrator.kernel.errors import ContinueAsNew
+from kompensate.orchestrator.kernel.operation import (
+    Asked,
+    CallAsked,
+    ChildAsked,
+    LocalAsked,
+    Operation,
+    PatchAsked,
+    PivotAsked,
+    PublishAsked,
+    ReceiveAsked,
+    SleepAsked,
+    UndoAsked,
+    Work,
+)
+from kompensate.orchestrator.kernel.policy import MS_MAX, Policy, RetryPolicy
+from kompensate.orchestrator.kernel.tables import CHILD, KINDS, ON_CLOSE, WORKER
 
 SECONDS_MAX = MS_MAX // 1000
+EVENTS_SUGGESTED = 2_000
+"""A history is read and replayed whole when a saga is woken: past so many events it should begin anew."""
+T = TypeVar("T")
 
 
 class Payloads(Protocol):
@@ -39,26 +56,53 @@ class Service:
         return self.name
 
 
+class Recorded(Protocol):
+    """What a replay knows of the operations that are still to come."""
+
+    def marks(self, number: int, patch: str) -> bool:
+        """Is the operation of that number this patch's mark? False also where nothing is recorded."""
+
+    def knows(self, number: int) -> bool:
+        """Was the road that the program takes here recorded?"""
+
+
 class Context:
     """One saga's view of the world. Everything in it is the same when the saga is replayed."""
 
-    def __init__(self, saga_id: str, run: str, payloads: Payloads, services: tuple[str, ...]) -> None:
-        self._services = services
+    def __init__(
+        self,
+        saga_id: str,
+        run: str,
+        payloads: Payloads,
+        services: tuple[str, ...],
+        sagas: tuple[str, ...] = (),
+        limits: tuple[str, ...] = (),
+    ) -> None:
+        self._services, self._sagas, self._limits = services, sagas, limits
         self.saga_id = saga_id
-        self.run = run
+        self.run_id = run
         self.asked: list[Operation] = []
+        self.recorded: Recorded | None = None
         self._payloads = payloads
         self._number = 0
         self._now = 0
+        self._events = 0
         self._drawn = 0
 
     def now(self) -> int:
         """Milliseconds since the epoch at the saga's last input: the same in every replay."""
         return self._now
 
-    def tick(self, time: int) -> None:
-        """The kernel's: the time of the input that the program is stepped for."""
-        self._now = time
+    @property
+    def continue_as_new_suggested(self) -> bool:
+        """Has the run so many events that it should go on as a new one?"""
+        return self._events >= EVENTS_SUGGESTED
+
+    def tick(self, time: int, events: int) -> None:
+        """The kernel's: the time of the input that the program is stepped for, and the run's events so far."""
+        self._now, self._events = time, events
+
+    # -- what is done by others
 
     def call(
         self,
@@ -69,6 +113,9 @@ class Context:
         step: str | None = None,
         kind: str = "compensatable",
         returns: Any = None,
+        retry: RetryPolicy | None = None,
+        resend_after: float | None = None,
+        timeout: float | None = None,
         policy: Policy | None = None,
     ) -> Operation:
         """Send `command` to `service`; await it for the participant's result.
@@ -76,18 +123,12 @@ class Context:
         `undo` is the compensating command, registered before the action is sent. `kind` is
         compensatable, pivot or retriable; past the pivot every call is retriable. `returns` is the
         result's type (default: plain JSON values); `step` names the call (default: the command's type).
+        Seconds: `resend_after` until the same command goes out again, `timeout` until the step is in doubt.
+        `policy` gives all of these as a plan stores them.
         The await raises StepRefused, StepFailed or StepInDoubt.
         """
-        if kind not in KINDS:
-            raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
-        if undo is not None and kind != "compensatable":
-            raise ValueError(f"a {kind} step is never undone, got undo {type(undo).__name__}")
-        name = str(service)
-        if name not in self._services:
-            raise ValueError(
-                f"call: expected a service of this application ({', '.join(self._services)}), got {name!r}"
-            )
-        type_ = type(command).__name__
+        _check_kind(kind, undo)
+        name, type_ = self._service(service), type(command).__name__
         asked = CallAsked(
             step=step or type_,
             service=name,
@@ -96,11 +137,101 @@ class Context:
             payload=self._payloads.encode(command),
             undo_type=None if undo is None else f"{name}.{type(undo).__name__}",
             undo_payload=None if undo is None else self._payloads.encode(undo),
-            policy=policy or DEFAULT_POLICIES[kind],
+            policy=policy or Policy.of(DEFAULT_POLICIES[kind], retry, resend_after, timeout),
         )
-        return self._ask(
-            asked, lambda value: self._payloads.decode(value or b"null", Any if returns is None else returns)
+        return self._ask(asked, self._as(returns))
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        undo: Callable[..., Any] | None = None,
+        step: str | None = None,
+        kind: str = "compensatable",
+        returns: Any = None,
+        retry: RetryPolicy | None = None,
+        timeout: float | None = None,
+        at_most_once: bool = False,
+        reconcile: Callable[..., Any] | None = None,
+        limit: str = "",
+    ) -> Operation:
+        """Have the worker run `function(*args)`, sync or async, and keep its result; await it for that.
+
+        It runs at least once: a worker that dies meanwhile has it run again by another, with the same
+        `idempotency_key` (handed over where the function has a parameter of that name). With `at_most_once` it is
+        not: `reconcile(*args)` then says what became of it (its result, or NotDone), and without one the saga is
+        held for an operator. `undo(*args)` compensates it. An exception is a failed attempt, tried again as `retry`
+        says; `Refuse` is a no. `timeout` seconds in all until the step is in doubt. `returns` is the result's
+        type (default: the function's annotation). `limit` names one of the application's limits.
+        The await raises StepRefused, StepFailed or StepInDoubt.
+        """
+        _check_kind(kind, undo)
+        for role, given in (("function", function), ("undo", undo), ("reconcile", reconcile)):
+            if given is not None and not callable(given):
+                raise TypeError(f"run: expected a function as {role}, got {type(given).__name__}")
+        if reconcile is not None and not at_most_once:
+            raise ValueError("run: expected reconcile only with at_most_once: other steps are run again")
+        if limit and limit not in self._limits:
+            raise ValueError(f"run: expected a limit of this application ({', '.join(self._limits)}), got {limit!r}")
+        asked = CallAsked(
+            step=step or _name(function),
+            service=WORKER,
+            type=_name(function),
+            kind=kind,
+            payload=b"",
+            undo_type=None if undo is None else _name(undo),
+            undo_payload=None if undo is None else b"",
+            policy=Policy.of(LOCAL_ONCE if at_most_once else LOCAL_POLICIES[kind], retry, None, timeout),
         )
+        local = LocalAsked(
+            asked,
+            Work(function, args, limit),
+            None if undo is None else Work(undo, args, limit),
+            at_most_once,
+            None if reconcile is None else Work(reconcile, args, limit),
+        )
+        return self._ask(local, self._as(_annotated(function) if returns is None else returns))
+
+    def child(
+        self,
+        saga: object,
+        input: object = None,  # noqa: A002  # as in Saga
+        *,
+        saga_id: str | None = None,
+        step: str | None = None,
+        detached: bool = False,
+        on_close: str | None = None,
+        returns: Any = None,
+        timeout: float | None = None,
+    ) -> Operation:
+        """Start a saga of this application (it or its name); await it for the child's result.
+
+        `saga_id` is the child's (default: derived from this saga and call). `on_close` says what becomes of it when
+        this saga turns back: `cancel` (it is cancelled, and waited for; the default) or `abandon`. With `detached`
+        the await gives the child's id at once, nobody waits for its end, and `abandon` is the default.
+        The await raises StepFailed where the child was compensated, cancelled or failed, StepRefused where its id
+        is another saga's.
+        """
+        name = getattr(saga, "name", saga)
+        if name not in self._sagas:
+            raise ValueError(f"child: expected a saga of this application ({', '.join(self._sagas)}), got {name!r}")
+        on_close = on_close or ("abandon" if detached else "cancel")
+        if on_close not in ON_CLOSE:
+            raise ValueError(f"child on_close: expected one of {tuple(ON_CLOSE)}, got {on_close!r}")
+        lives = self.run_id.split(".")[2:]  # a life that was continued begins to count its operations anew
+        asked = CallAsked(
+            step=step or name,
+            service=CHILD,
+            type=name,
+            kind="compensatable",
+            payload=self._payloads.encode(input),
+            undo_type=ON_CLOSE[on_close][detached],
+            undo_payload=(saga_id or ".".join([self.saga_id, *lives, str(self._number + 1)])).encode(),
+            policy=Policy.of(CHILD_POLICY, None, None, timeout),
+        )
+        return self._ask(ChildAsked(asked, detached), self._as(str if detached else returns))
+
+    # -- waiting
 
     def sleep(self, seconds: float) -> Operation:
         """Await it to go on `seconds` later; days are fine: nothing is kept running meanwhile."""
@@ -118,32 +249,105 @@ class Context:
         `type` is its payload's. Raises TimeoutError after `timeout` seconds.
         """
         ms = None if timeout is None else _ms("receive", timeout)
-        return self._ask(
-            ReceiveAsked(name, ms),
-            lambda value: self._payloads.decode(value or b"null", Any if type is None else type),
-        )
+        return self._ask(ReceiveAsked(name, ms), self._as(type))
 
-    def gather(self, *operations: Operation, tolerate: int = 0) -> Coroutine[Any, Any, list[Any]]:
+    # -- several at once
+
+    def gather(
+        self, *operations: Operation, tolerate: int = 0, cancel_losers: bool = False
+    ) -> Coroutine[Any, Any, list[Any]]:
         """Await all of them for their results, in the order given.
 
         A failure is raised as soon as it is known. Up to `tolerate` of them are not: they stand among the results, as
-        exceptions. Operations that are not waited for any more go on.
+        exceptions. Operations that are not waited for any more go on, or are undone with `cancel_losers`.
         """
-        return combining.gather(operations, tolerate)
+        return combining.gather(operations, tolerate, self._undo_losers if cancel_losers else None)
 
-    def at_least(self, count: int, *operations: Operation) -> Coroutine[Any, Any, list[Any]]:
+    def at_least(
+        self, count: int, *operations: Operation, cancel_losers: bool = False
+    ) -> Coroutine[Any, Any, list[Any]]:
         """Await the first `count` of them to succeed, for their results in the order in which they did.
 
-        Raises the failure that leaves too few. The others go on.
+        Raises the failure that leaves too few. The others go on, or are undone with `cancel_losers`.
         """
-        return combining.at_least(count, operations)
+        return combining.at_least(count, operations, self._undo_losers if cancel_losers else None)
 
-    def select(self, **operations: Operation) -> Coroutine[Any, Any, tuple[str, Any]]:
+    def select(self, *, cancel_losers: bool = False, **operations: Operation) -> Coroutine[Any, Any, tuple[str, Any]]:
         """Await the first of them to settle, for its name and result; raises its error if it failed.
 
-        The others go on and can be awaited later; a `receive` among them takes the next signal of its name.
+        The others go on and can be awaited later (a `receive` among them takes the next signal of its name), or are
+        undone with `cancel_losers`.
         """
-        return combining.select(operations)
+        return combining.select(operations, self._undo_losers if cancel_losers else None)
+
+    # -- undoing
+
+    def compensate(self, by: Service | str | Callable[..., Any], *args: Any, step: str | None = None) -> Operation:
+        """Register a compensation of your own: `compensate(service, command)`, or a function and its arguments.
+
+        It is run where this saga turns back, in reverse order with the others, beginning with what was registered
+        last. Register it before the action that it undoes, and make it harmless where that was not done.
+        """
+        if isinstance(by, Service | str):
+            if len(args) != 1:
+                raise TypeError(f"compensate: expected one command for {by}, got {len(args)}")
+            name = self._service(by)
+            undo = f"{name}.{type(args[0]).__name__}"
+            payload = self._payloads.encode(args[0])
+            asked = CallAsked(
+                step or type(args[0]).__name__, name, "", "compensatable", b"", undo, payload, COMPENSATION_POLICY
+            )
+            return self._ask(asked, lambda _: None)
+        undo = _name(by)
+        asked = CallAsked(step or undo, WORKER, "", "compensatable", b"", undo, b"", COMPENSATION_POLICY)
+        return self._ask(LocalAsked(asked, None, Work(by, args)), lambda _: None)
+
+    def undo(self, operation: Operation) -> Operation:
+        """Have one operation undone now: await it to go on when that is done.
+
+        A call that is out is undone whether it was done or not, a child is cancelled, a sleep or receive is dropped:
+        awaiting it raises OperationCancelled.
+        """
+        return self._undo(operation.number, operation.number)
+
+    async def block(self, body: Callable[..., Awaitable[T]], *args: Any, attempts: int = 3, wait: float = 0) -> T:
+        """Await `body(*args)`, whose steps are tried together: where one does not succeed, all of them are undone, and
+        after `wait` seconds, doubled each time, the body begins anew. Raises the last attempt's error, after undoing.
+        """
+        if attempts < 1:
+            raise ValueError(f"block: expected at least 1 attempt, got {attempts}")
+        return await combining.block(self._block_of, body, args, attempts, wait)
+
+    def pivot(self) -> None:
+        """The point of no return: what was done so far is not undone any more, and every later call is retriable."""
+        self._ask(PivotAsked(), lambda _: None)
+
+    # -- the outside, and time
+
+    def publish(self, name: str, value: object) -> None:
+        """Show the outside `value` under `name`: `Client.published` reads it. The newest of each name stands."""
+        self._ask(PublishAsked(name, self._payloads.encode(value)), lambda _: None)
+
+    def patched(self, patch: str) -> bool:
+        """Is the new road to be taken here? True, and recorded, where the saga comes by for the first time; False
+        where it came by before the code was changed. In a loop each round answers for itself."""
+        recorded, number = self.recorded, self._number + 1
+        if recorded is not None and not recorded.marks(number, patch) and recorded.knows(number):
+            return False
+        self._ask(PatchAsked(patch), lambda _: None)
+        return True
+
+    def deprecate_patch(self, patch: str) -> None:
+        """The old road is gone from the code: sagas that recorded the patch still find it."""
+        if self.recorded is not None and self.recorded.marks(self._number + 1, patch):
+            self._ask(PatchAsked(patch), lambda _: None)
+
+    def continue_as_new(self, input: object = None) -> NoReturn:  # noqa: A002  # as in Saga
+        """End this run and go on as a new one with this input and an empty history; signals not yet received move over.
+
+        What was done is not undone any more by the new run. Calls that are out are answered first.
+        """
+        raise ContinueAsNew(self._payloads.encode(input))
 
     def uuid(self) -> str:
         """A UUID of this run (version 8, RFC 9562), the same in every replay and another at each call."""
@@ -160,8 +364,30 @@ class Context:
     def _draw(self, kind: str) -> int:
         """128 bits that look random, from the run and how many were drawn in it before."""
         self._drawn += 1
-        text = f"{kind}\0{self.saga_id}\0{self.run}\0{self._drawn}"
+        text = f"{kind}\0{self.saga_id}\0{self.run_id}\0{self._drawn}"
         return int.from_bytes(blake2b(text.encode(), digest_size=16).digest(), "big")
+
+    def _service(self, service: Service | str) -> str:
+        name = str(service)
+        if name not in self._services:
+            raise ValueError(
+                f"call: expected a service of this application ({', '.join(self._services)}), got {name!r}"
+            )
+        return name
+
+    def _as(self, kind: Any) -> Callable[[bytes | None], Any]:
+        return lambda value: self._payloads.decode(value or b"null", Any if kind is None else kind)
+
+    def _undo(self, first: int, last: int) -> Operation:
+        return self._ask(UndoAsked(first, last), lambda _: None)
+
+    def _undo_losers(self, operation: Operation) -> None:
+        self._undo(operation.number, operation.number)
+
+    def _block_of(self) -> tuple[Callable[[], Operation], Callable[[float], Operation]]:
+        """For one attempt at a block that begins here: what undoes it, and what waits before the next."""
+        first = self._number + 1
+        return lambda: self._undo(first, self._number), self.sleep
 
     def _ask(self, asked: Asked, decode: Callable[[bytes | None], Any]) -> Operation:
         self._number += 1
@@ -176,9 +402,34 @@ def _ms(verb: str, seconds: float) -> int:
     return round(seconds * 1000)
 
 
+def _check_kind(kind: str, undo: object | None) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
+    if undo is not None and kind != "compensatable":
+        got = getattr(undo, "__name__", type(undo).__name__)
+        raise ValueError(f"a {kind} step is never undone, got undo {got}")
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """What a function is called in a history; a partial is called as its function."""
+    inner = getattr(function, "func", function)
+    return str(getattr(inner, "__name__", type(inner).__name__))
+
+
+def _annotated(function: Callable[..., Any]) -> Any:
+    """The type that a function says it returns; None where it does not."""
+    found = getattr(getattr(function, "func", function), "__annotations__", {}).get("return")
+    return None if isinstance(found, str) else found
+
+
 DEFAULT_POLICIES = {
     "compensatable": Policy(timeout=300_000),
     "pivot": Policy(),
     "retriable": Policy(attempts=0),
 }
 """A compensatable step is in doubt after five minutes; the pivot and what follows are never given up."""
+LOCAL_POLICIES = {"compensatable": Policy(), "pivot": Policy(), "retriable": Policy(attempts=0)}
+"""A local step is waited for as long as it takes: the worker knows whether it still runs."""
+LOCAL_ONCE = Policy(attempts=1)
+CHILD_POLICY = Policy(attempts=1)
+COMPENSATION_POLICY = Policy()

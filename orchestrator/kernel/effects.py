@@ -1,10 +1,12 @@
-"""What the shell must do in the transaction that stores the events.
+"""What the shell must do in the transaction that stores the events, or once it stands.
 
-Timers are no effect: the shell arms whatever `SagaState.next_due` says. Nor is forgetting: an ended
+Timers are no effect: the shell arms whatever `SagaState.next_timer` says. Nor is forgetting: an ended
 state says so itself.
 """
 
 from typing import NamedTuple, TypeAlias
+
+from kompensate.orchestrator.kernel.operation import Work
 
 
 class SendCommand(NamedTuple):
@@ -21,4 +23,44 @@ class SendCommand(NamedTuple):
     expires_at: int | None
 
 
-Effect: TypeAlias = SendCommand
+class RunWork(NamedTuple):
+    """Run this function, once the transaction stands; answer with a reply to `id`, its idempotency key.
+
+    `number` is the operation's: of one operation only one function runs at a time. `reconciling`: it looks whether
+    the step was done.
+    """
+
+    id: str
+    number: int
+    work: Work
+    reconciling: bool = False
+
+
+class StartChild(NamedTuple):
+    """Ask for this saga. `answers` is the id of the call that waits for its end; None: nobody does."""
+
+    id: str
+    saga_id: str
+    definition: str
+    payload: bytes
+    answers: str | None
+
+
+class CancelChild(NamedTuple):
+    """Ask this saga to be cancelled."""
+
+    id: str
+    saga_id: str
+    reason: str
+
+
+class AnswerParent(NamedTuple):
+    """Tell the parent how this saga ended: a reply to its call `command_id`."""
+
+    saga_id: str
+    command_id: str
+    outcome: str
+    payload: bytes
+
+
+Effect: TypeAlias = SendCommand | RunWork | StartChild | CancelChild | AnswerParent

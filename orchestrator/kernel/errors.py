@@ -4,6 +4,10 @@ SagaError                 a step's outcome, raised where the program awaits it
 ├── StepRefused           the participant said no: nothing was done
 ├── StepFailed            it failed for good: nothing was done
 └── StepInDoubt           no answer in time: it may have been done
+OperationCancelled        awaited after it was undone: a sleep or receive that was dropped
+Refuse                    raise it in a local step's function: the business's no
+NotDone                   raise it in a `reconcile` function: the step was not done
+ContinueAsNew             what ctx.continue_as_new raises
 FailSaga                  raise it to end a saga as failed, after its steps are undone
 Rejected                  an input that cannot be handled: the shell quarantines it
 IllegalTransition         an event that the tables do not allow: the history or the kernel is wrong
@@ -32,6 +36,31 @@ class StepFailed(SagaError):
 
 class StepInDoubt(SagaError):
     """No answer within the step's time-out: it may have been done, and is undone with the others."""
+
+
+class OperationCancelled(Exception):
+    """The operation was undone (`ctx.undo`, or as a loser) before it ended."""
+
+
+class Refuse(Exception):
+    """Raised by a local step's function: the business says no, and it is not tried again. `detail` is JSON."""
+
+    def __init__(self, reason: str, **detail: object) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
+
+
+class NotDone(Exception):
+    """Raised by a `reconcile` function: the step was not done, and may be run again."""
+
+
+class ContinueAsNew(BaseException):
+    """Raised by `ctx.continue_as_new`; let it through. Not an Exception, so that no `except` in a saga takes it."""
+
+    def __init__(self, payload: bytes) -> None:
+        super().__init__("the run ends here and goes on as a new one")
+        self.payload = payload
 
 
 class FailSaga(Exception):

@@ -247,6 +247,88 @@ class SagaResumed:
     reason: str
 
 
+@event
+class SagaConfigured:
+    """What a start asked for beyond the usual; it precedes SagaStarted.
+
+    `version` is the definition's that the saga is pinned to, `deadline` when it is cancelled by itself.
+    `parent` and `parent_command` name the saga that started this one as its child, and the call that waits for it.
+    """
+
+    version: int
+    deadline: int | None
+    parent: str | None
+    parent_command: str | None
+
+
+@event
+class StartDelayed:
+    """The start is kept until `until`."""
+
+    definition: str
+    payload: bytes
+    traceparent: str | None
+    tracestate: str | None
+    until: int
+
+
+@event
+class PivotPassed:
+    """The program declared its point of no return: from here on the saga only goes forward."""
+
+    number: int
+
+
+@event
+class ValuePublished:
+    """The program shows the outside this value; the newest of each name stands."""
+
+    number: int
+    name: str
+    value: bytes
+
+
+@event
+class PatchMarked:
+    """The program took the new road of a patch here: a replay takes it again."""
+
+    number: int
+    patch: str
+
+
+@event
+class UndoStarted:
+    """The program had the operations numbered `first` to `last` undone, while it goes on itself."""
+
+    number: int
+    first: int
+    last: int
+
+
+@event
+class UndoEnded:
+    """Of those operations nothing is left to undo."""
+
+    number: int
+
+
+@event
+class SagaContinued:
+    """The run is over; the saga goes on as a new run with this input and an empty history."""
+
+    payload: bytes
+
+
+@event
+class OperatorActed:
+    """A person interfered. `verb` is one of tables.VERBS, `number` the call that it was about, else 0."""
+
+    verb: str
+    who: str
+    reason: str
+    number: int
+
+
 Event: TypeAlias = (
     SagaStarted
     | CallMade
@@ -277,7 +359,19 @@ Event: TypeAlias = (
     | SagaPaused
     | SagaQuarantined
     | SagaResumed
+    | SagaConfigured
+    | StartDelayed
+    | PivotPassed
+    | ValuePublished
+    | PatchMarked
+    | UndoStarted
+    | UndoEnded
+    | SagaContinued
+    | OperatorActed
 )
+
+Asked: TypeAlias = CallMade | SleepStarted | ReceiveStarted | PivotPassed | ValuePublished | PatchMarked | UndoStarted
+"""What records that the program asked for an operation, each with its number."""
 
 EVENTS: tuple[type, ...] = get_args(Event)
 """Every kind of event. The order is the wire's: new kinds are added at the end."""

@@ -21,17 +21,28 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StartAsked:
-    """Start this saga. `definition` names it; `payload` is its input, encoded."""
+    """Start this saga. `definition` names it; `payload` is its input, encoded.
+
+    Times are ms since the epoch: not before `not_before`, cancelled at `deadline`. `parent` and `parent_command` are
+    those of a child's start.
+    """
 
     origin: Origin
     definition: str
     payload: bytes
     traceparent: str | None = None
     tracestate: str | None = None
+    not_before: int | None = None
+    deadline: int | None = None
+    parent: str | None = None
+    parent_command: str | None = None
 
 
 class ReplyArrived(NamedTuple):
-    """A participant's answer. `service` is whose reply topic it came on; outcomes are the wire's."""
+    """The answer to a call. `service` is whose reply topic it came on, or tables.WORKER or tables.CHILD.
+
+    Outcomes are the wire's; of a local step's reconciliation also `not_done` and `unknown`.
+    """
 
     origin: Origin
     service: str
@@ -52,9 +63,10 @@ class SignalArrived:
 
 @dataclass(frozen=True, slots=True)
 class TimersDue:
-    """Time has passed: whatever was due by `origin.time` is now."""
+    """Time has passed: whatever was due by `origin.time` is now. `running` are the ids of local steps that run."""
 
     origin: Origin
+    running: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +93,24 @@ class ResumeAsked:
     reason: str
 
 
-Input: TypeAlias = StartAsked | ReplyArrived | SignalArrived | TimersDue | CancelAsked | PauseAsked | ResumeAsked
+@dataclass(frozen=True, slots=True)
+class OrderAsked:
+    """An operator's order: `verb` is one of tables.VERBS, `who` gave it, and why.
+
+    `step` names the step that it is about, by name or number (empty: the only open one); `payload` is its result.
+    """
+
+    origin: Origin
+    verb: str
+    who: str
+    reason: str
+    step: str = ""
+    payload: bytes = b""
+
+
+Input: TypeAlias = (
+    StartAsked | ReplyArrived | SignalArrived | TimersDue | CancelAsked | PauseAsked | ResumeAsked | OrderAsked
+)
 
 WORDS: dict[type, str] = {
     StartAsked: "a start",
@@ -91,5 +120,6 @@ WORDS: dict[type, str] = {
     CancelAsked: "a cancel",
     PauseAsked: "a pause",
     ResumeAsked: "a resume",
+    OrderAsked: "an operator's order",
 }
 """What each kind of input is called in messages to people."""

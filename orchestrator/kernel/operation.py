@@ -8,7 +8,10 @@ from kompensate.orchestrator.kernel.policy import Policy
 
 
 class CallAsked(NamedTuple):
-    """A command is to be sent: the event CallMade without its number."""
+    """A command is to be sent: the event CallMade without its number.
+
+    An empty `type` sends nothing forward: it registers the compensation.
+    """
 
     step: str
     service: str
@@ -20,7 +23,44 @@ class CallAsked(NamedTuple):
     policy: Policy
 
     def __str__(self) -> str:
+        if not self.type:
+            return f"compensation {self.step!r} by {self.undo_type!r}"
         return f"call of {self.type!r} as step {self.step!r}"
+
+
+class Work(NamedTuple):
+    """A function of the author's that the worker runs, with its arguments; `limit` names what it is run under."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    limit: str = ""
+
+
+class LocalAsked(NamedTuple):
+    """A local step is to be run: a call whose functions only the code knows, so that they are not recorded.
+
+    `work` None: nothing is run forward, it is a compensation that is registered. `once`: not again after a crash,
+    unless `reconcile` finds that it was not done.
+    """
+
+    call: CallAsked
+    work: Work | None
+    undo: Work | None = None
+    once: bool = False
+    reconcile: Work | None = None
+
+    def __str__(self) -> str:
+        return f"local step {self.call.type!r} as step {self.call.step!r}" if self.work else str(self.call)
+
+
+class ChildAsked(NamedTuple):
+    """A child saga is to be started; `detached`: nobody waits for its end."""
+
+    call: CallAsked
+    detached: bool
+
+    def __str__(self) -> str:
+        return f"child {self.call.type!r} as step {self.call.step!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +84,49 @@ class ReceiveAsked:
         return f"receive of {self.name!r}"
 
 
-Asked = CallAsked | SleepAsked | ReceiveAsked
+@dataclass(frozen=True, slots=True)
+class UndoAsked:
+    """The operations numbered `first` to `last` are to be undone."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"undo of operations {self.first} to {self.last}"
+
+
+@dataclass(frozen=True, slots=True)
+class PublishAsked:
+    """The value is to be shown to the outside."""
+
+    name: str
+    value: bytes
+
+    def __str__(self) -> str:
+        return f"publish of {self.name!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class PatchAsked:
+    """The new road of a patch was taken."""
+
+    patch: str
+
+    def __str__(self) -> str:
+        return f"patch {self.patch!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class PivotAsked:
+    """The point of no return."""
+
+    def __str__(self) -> str:
+        return "pivot"
+
+
+Note = PublishAsked | PatchAsked | PivotAsked
+"""What is recorded and has no outcome."""
+Asked = CallAsked | LocalAsked | ChildAsked | SleepAsked | ReceiveAsked | UndoAsked | Note
 
 
 class Operation:

@@ -1,11 +1,22 @@
-"""How long a call is waited for and how often it is tried: data, stored with the call."""
+"""How long a call is waited for and how often it is tried: in seconds as authors say it, in ms as it is stored."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Any
 
 UNLIMITED = 0
 MS_MAX = 36_600 * 24 * 3600 * 1000
 """100 years: the longest anybody waits. Times stay such that every language can write them as a date."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How a definite failure is tried again. Intervals in seconds; `maximum_attempts` 0 is without limit."""
+
+    initial_interval: float = 1.0
+    backoff_coefficient: float = 2.0
+    maximum_interval: float = 60.0
+    maximum_attempts: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +49,29 @@ class Policy:
             raise ValueError(
                 f"policy retry_max: expected at least retry_initial {self.retry_initial}, got {self.retry_max}"
             )
+
+    @classmethod
+    def of(
+        cls,
+        default: "Policy",
+        retry: "RetryPolicy | None" = None,
+        resend_after: float | None = None,
+        timeout: float | None = None,
+    ) -> "Policy":
+        """`default` with what an author gave, in seconds. Raises ValueError, OverflowError for times that cannot be."""
+        changes: dict[str, Any] = {}
+        if retry is not None:
+            changes = {
+                "attempts": retry.maximum_attempts,
+                "retry_initial": round(retry.initial_interval * 1000),
+                "retry_percent": round(retry.backoff_coefficient * 100),
+                "retry_max": round(retry.maximum_interval * 1000),
+            }
+        if resend_after is not None:
+            changes["resend_after"] = round(resend_after * 1000)
+        if timeout is not None:
+            changes["timeout"] = round(timeout * 1000)
+        return replace(default, **changes) if changes else default
 
     def resend_at(self, sent: int, resends: int) -> int:
         """When a command sent at `sent`, after so many resends, is sent again."""

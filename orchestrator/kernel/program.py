@@ -1,4 +1,4 @@
-"""A saga's live coroutine, stepped by hand, and its replay from a history.
+"""A saga's live coroutine, stepped by hand. `kompensate.orchestrator.kernel.replay` makes one from a history.
 
 The contract with `decide`: outcomes go in by `deliver` in the order of the events; what the program asked
 for comes out by `take`; `ended` says how it returned or raised. Delivering only marks an operation as
@@ -7,28 +7,28 @@ recorded order whatever time passed between them.
 """
 
 import sys
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass
 from types import CoroutineType, FrameType
 from typing import Any, Protocol
 
 from kompensate.orchestrator.kernel import events as e
-from kompensate.orchestrator.kernel.context import Context, Payloads
+from kompensate.orchestrator.kernel.context import Context, Payloads, Recorded
 from kompensate.orchestrator.kernel.errors import (
+    ContinueAsNew,
     FailSaga,
     ForeignAwait,
-    Nondeterminism,
     SagaError,
     StepFailed,
     StepInDoubt,
     StepRefused,
 )
-from kompensate.orchestrator.kernel.operation import Asked, CallAsked, Operation, ReceiveAsked, SleepAsked
-from kompensate.orchestrator.kernel.state import SagaState, evolve
+from kompensate.orchestrator.kernel.operation import LocalAsked, Note, Operation
+from kompensate.orchestrator.kernel.state import SagaState
 
 CLOSE_TRIES = 10
 """How often a program is closed that goes on awaiting; then it is left as it is."""
-AWAIT_OURS = "await only what ctx gives: ctx.call, ctx.sleep, ctx.receive, ctx.gather, ctx.select"
+AWAIT_OURS = "await only what ctx gives: ctx.call, ctx.run, ctx.child, ctx.sleep, ctx.receive, ctx.gather, ctx.select"
 REASON_CHARS_MAX = 2_000
 """Reasons are for people, and stored: a traceback of megabytes is neither."""
 
@@ -39,6 +39,10 @@ class Definition(Protocol):
     @property
     def name(self) -> str:
         """The definition's name."""
+
+    @property
+    def version(self) -> int:
+        """Which version of it this is, from 1: its sagas are pinned to it."""
 
     def plan_hash(self) -> str | None:
         """The hash of the plan that new sagas follow; None for an `async def`."""
@@ -55,12 +59,27 @@ class Definition(Protocol):
     def services(self) -> tuple[str, ...]:
         """The services that may be called: commands to others would have no topic."""
 
+    @property
+    def sagas(self) -> tuple[str, ...]:
+        """The sagas that may be started as children."""
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The limits that local steps may name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Returned:
     """The program returned; its value is encoded."""
 
     value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """The program goes on as a new run, with this input."""
+
+    payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +97,39 @@ class Broken:
     reason: str
 
 
-Ended = Returned | TurnedBack | Broken
+Ended = Returned | Continued | TurnedBack | Broken
 
 
 class Program:
     """One live coroutine. Throw it away at any time: `replayed` makes the same again."""
 
-    __slots__ = ("_context", "_coroutine", "_operations", "_payloads", "_waits", "ended")
+    __slots__ = ("_context", "_coroutine", "_operations", "_payloads", "_waits", "ended", "local")
 
-    def __init__(self, definition: Definition, saga_id: str, run: str, started: e.SagaStarted, time: int) -> None:
+    def __init__(
+        self,
+        definition: Definition,
+        saga_id: str,
+        run: str,
+        started: e.SagaStarted,
+        time: int,
+        recorded: Recorded | None = None,
+    ) -> None:
         self._payloads = definition.payloads
-        self._context = Context(saga_id, run, self._payloads, definition.services)
-        self._context.tick(time)
+        context = Context(saga_id, run, self._payloads, definition.services, definition.sagas, definition.limits)
+        self._context = context
+        context.recorded = recorded
+        context.tick(time, 1)
         self._operations: dict[int, Operation] = {}
         self._waits: Operation | tuple[Operation, ...] | None = None
         self.ended: Ended | None = None
-        self._coroutine = definition.program(self._context, started.payload, started.plan)
+        self.local: dict[int, LocalAsked] = {}
+        """Local steps and compensations by number: their functions are known here only."""
+        self._coroutine = definition.program(context, started.payload, started.plan)
         self._step()
+
+    def goes_live(self) -> None:
+        """The replay is over: what the program asks for from now on is not recorded yet."""
+        self._context.recorded = None
 
     def take(self) -> list[Operation]:
         """What the program asked for since it was last taken, in its order."""
@@ -105,13 +140,16 @@ class Program:
         """What was taken but is not recorded yet: it will be taken again."""
         self._context.asked = asked
 
-    def deliver(self, number: int, value: bytes | None, error: Exception | None, time: int) -> None:
-        """Give operation `number` its outcome; the program goes on if it waits for it."""
+    def deliver(self, number: int, value: bytes | None, error: Exception | None, time: int, events: int) -> None:
+        """Give operation `number` its outcome; the program goes on if it waits for it.
+
+        `events` is how many the run has, with the one that tells the outcome.
+        """
         operation = self._operations.pop(number)
         operation.settle(value, error)
         waits = self._waits
         if operation is waits or (type(waits) is tuple and operation in waits):
-            self._context.tick(time)
+            self._context.tick(time, events)
             self._step()
 
     def close(self) -> None:
@@ -129,23 +167,12 @@ class Program:
                 break
 
     def _step(self) -> None:
-        waits: object = None
-        try:
-            waits = self._coroutine.send(None)
-        except StopIteration as stop:
-            self.ended = self._returned(stop.value)
-        except SagaError as error:
-            self.ended = TurnedBack("step", storable(error))
-        except FailSaga as error:
-            self.ended = TurnedBack("fail", storable(error))
-        except BaseException as error:
-            # Whatever the user's code raises, CancelledError and SystemExit too, holds this saga and no other.
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            said = f"the program raised {type(error).__name__}: {storable(error)}{_line(error)}"
-            self.ended = Broken(f"{said}; {AWAIT_OURS}" if _wants_loop(error) else said)
+        waits = self._send()
         for operation in self._context.asked:
-            self._operations[operation.number] = operation
+            if isinstance(operation.asked, LocalAsked):
+                self.local[operation.number] = operation.asked
+            if not isinstance(operation.asked, Note):
+                self._operations[operation.number] = operation
         if self.ended is not None:
             self._waits = None
         elif self._ours(waits):
@@ -153,6 +180,26 @@ class Program:
         else:
             self._waits, self.ended = None, Broken(str(ForeignAwait(_foreign(self._coroutine, waits))))
             self.close()
+
+    def _send(self) -> object:
+        """Let the coroutine go on to what it awaits next, or to its end."""
+        try:
+            return self._coroutine.send(None)
+        except StopIteration as stop:
+            self.ended = self._returned(stop.value)
+        except SagaError as error:
+            self.ended = TurnedBack("step", storable(error))
+        except FailSaga as error:
+            self.ended = TurnedBack("fail", storable(error))
+        except ContinueAsNew as error:
+            self.ended = Continued(error.payload)
+        except BaseException as error:
+            # Whatever the user's code raises, CancelledError and SystemExit too, holds this saga and no other.
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            said = f"the program raised {type(error).__name__}: {storable(error)}{_line(error)}"
+            self.ended = Broken(f"{said}; {AWAIT_OURS}" if _wants_loop(error) else said)
+        return None
 
     def _ours(self, waits: object) -> bool:
         """Is that an open operation of this saga, or several?"""
@@ -194,7 +241,7 @@ def outcome(
             return number, None, _step_error(StepFailed, definition, state, number, error)
         case e.CallInDoubt(number, reason):
             return number, None, StepInDoubt(state.calls[number].made.step, reason)
-        case e.SleepEnded(number):
+        case e.SleepEnded(number) | e.UndoEnded(number):
             return number, None, None
         case e.SignalReceived(number, signal_id):
             payload = next(s.payload for s in state.signals if s.signal_id == signal_id)
@@ -215,87 +262,6 @@ def _step_error(
     if isinstance(found, dict) and isinstance(found.get("reason"), str):
         return kind(step, found["reason"], found.get("detail"))
     return kind(step, "no reason given", found)
-
-
-def check_same(asked: Asked, number: int, event: e.CallMade | e.SleepStarted | e.ReceiveStarted) -> None:
-    """Raise Nondeterminism unless what a replayed program asks for is what is recorded.
-
-    What is compared is what kind of operation it is and its names, not payloads: the recorded ones stand.
-    """
-    match event, asked:
-        case e.CallMade(), CallAsked():
-            same = (event.step, event.type) == (asked.step, asked.type)
-        case e.SleepStarted(), SleepAsked():
-            same = True
-        case e.ReceiveStarted(), ReceiveAsked():
-            same = event.name == asked.name
-        case _:
-            same = False
-    if not same or event.number != number:
-        raise Nondeterminism(f"operation {event.number}: {describe(event)}", f"operation {number}: {asked}")
-
-
-def describe(event: e.CallMade | e.SleepStarted | e.ReceiveStarted) -> str:
-    """A recorded operation in the words its `Asked` would use."""
-    match event:
-        case e.CallMade():
-            return f"call of {event.type!r} as step {event.step!r}"
-        case e.SleepStarted():
-            return "sleep"
-        case e.ReceiveStarted():
-            return f"receive of {event.name!r}"
-
-
-def replayed(definition: Definition, state: SagaState, events: Iterable[tuple[e.Event, int]]) -> Program:
-    """A fresh program, brought to where `events` (with their times) leave it.
-
-    `state` is a fresh state of the same saga; it is folded along the way. Raises Nondeterminism where
-    the program asks for something else than is recorded, and what the definition raises.
-    """
-    program: Program | None = None
-    asked: list[Operation] = []
-    for event, time in events:
-        if program is not None:
-            found = outcome(definition, state, event)
-            if found is not None:
-                program.deliver(*found, time)
-                asked += program.take()
-            elif isinstance(event, e.CallMade | e.SleepStarted | e.ReceiveStarted):
-                if not asked:
-                    raise Nondeterminism(f"operation {event.number}: {describe(event)}", _at_rest(program))
-                operation = asked.pop(0)
-                check_same(operation.asked, operation.number, event)
-        evolve(state, event, time)
-        if isinstance(event, e.SagaStarted):
-            program = Program(definition, state.saga_id, state.run, event, time)
-            asked = program.take()
-    assert program is not None  # only started sagas are replayed
-    if state.hold is None and not state.ended and not _rests(program, asked, state):
-        got = f"operation {asked[0].number}: {asked[0].asked}" if asked else _at_rest(program)
-        raise Nondeterminism("nothing more yet", got)
-    program.put_back(asked)
-    return program
-
-
-def _rests(program: Program, asked: list[Operation], state: SagaState) -> bool:
-    """Is this where `decide` leaves a saga between two inputs? It waits, or has ended with answers to come."""
-    match program.ended:
-        case None:
-            return not asked
-        case Returned():
-            return not asked and bool(state.open)
-        case TurnedBack():
-            return state.pivot_out
-    return False
-
-
-def _at_rest(program: Program) -> str:
-    match program.ended:
-        case Returned():
-            return "the program returned"
-        case TurnedBack(_, reason) | Broken(reason):
-            return f"the program ended: {reason}"
-    return "nothing more asked for"
 
 
 def _authors(frame: FrameType) -> bool:

@@ -3,7 +3,7 @@
 A saga's status and a call's status change only by events, and only as written here. What is not in a
 table is illegal: `evolve` raises and changes nothing.
 
-    saga:   (new) ──► running ──► completed                 pending: signals came before the start
+    saga:   (new) ──► running ──► completed | continued     pending: signals came before the start, or it is delayed
              │  ▲        └─► compensating ──► compensated | cancelled | failed
              ▼  │
             pending          beside it a hold: paused or quarantined
@@ -20,7 +20,7 @@ from kompensate.orchestrator.kernel import events as e
 
 
 class Status(StrEnum):
-    """Where a saga stands. The four ends absorb: nothing leads out of them."""
+    """Where a saga stands. The ends absorb: nothing leads out of them. `continued` ends a run, not the saga."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -29,6 +29,7 @@ class Status(StrEnum):
     COMPENSATED = "compensated"
     CANCELLED = "cancelled"
     FAILED = "failed"
+    CONTINUED = "continued"
 
 
 class CallStatus(StrEnum):
@@ -52,23 +53,40 @@ class Hold(StrEnum):
     QUARANTINED = "quarantined"
 
 
-ENDS = frozenset({Status.COMPLETED, Status.COMPENSATED, Status.CANCELLED, Status.FAILED})
+ENDS = frozenset({Status.COMPLETED, Status.COMPENSATED, Status.CANCELLED, Status.FAILED, Status.CONTINUED})
+
+WORKER, CHILD = "(worker)", "(saga)"
+"""Who does a call that is no participant's: no service can be named so."""
+CANCEL_CHILD, LET_GO_CHILD = "cancel", "cancel-detached"
+"""What undoes a child: cancelling it and waiting for its end, or without waiting."""
+ON_CLOSE = {"cancel": (CANCEL_CHILD, LET_GO_CHILD), "abandon": (None, None)}
+"""A child's `on_close` → what undoes it, where it is awaited and where it is detached."""
+VERBS = ("retry", "skip", "complete", "compensate", "close")
+"""What an operator may order."""
 
 KINDS = ("compensatable", "pivot", "retriable")
 """A step can be undone, is the point of no return, or comes after it and is only ever tried again."""
 
-CAUSES = ("step", "cancel", "fail")
-"""Why a saga turns back: a step did not succeed, cancelling was asked for, the program raised FailSaga."""
+CAUSES = ("step", "cancel", "fail", "operator")
+"""Why a saga turns back: a step did not succeed, cancelling was asked for, the program raised FailSaga, somebody
+ordered it."""
 
 _S, _C = Status, CallStatus
 _UNDER_WAY = (_S.RUNNING, _S.COMPENSATING)
 
 SAGA: dict[tuple[Status | None, type], Status] = {
     (None, e.SignalKept): _S.PENDING,
+    (None, e.StartDelayed): _S.PENDING,
+    (_S.PENDING, e.StartDelayed): _S.PENDING,
+    (None, e.SagaConfigured): _S.PENDING,
+    (_S.PENDING, e.SagaConfigured): _S.PENDING,
     (None, e.SagaStarted): _S.RUNNING,
     (_S.PENDING, e.SagaStarted): _S.RUNNING,
     (_S.RUNNING, e.CompensationStarted): _S.COMPENSATING,
     (_S.RUNNING, e.SagaCompleted): _S.COMPLETED,
+    (_S.RUNNING, e.SagaContinued): _S.CONTINUED,
+    (_S.PENDING, e.SagaCancelled): _S.CANCELLED,
+    (_S.RUNNING, e.SagaFailed): _S.FAILED,
     (_S.COMPENSATING, e.SagaCompensated): _S.COMPENSATED,
     (_S.COMPENSATING, e.SagaCancelled): _S.CANCELLED,
     (_S.COMPENSATING, e.SagaFailed): _S.FAILED,
@@ -92,10 +110,16 @@ SAGA: dict[tuple[Status | None, type], Status] = {
             e.SignalReceived,
             e.ReceiveTimedOut,
             e.CancelRequested,
+            e.PivotPassed,
+            e.ValuePublished,
+            e.PatchMarked,
+            e.UndoStarted,
+            e.UndoEnded,
         )
     },
-    **{(_S.COMPENSATING, kind): _S.COMPENSATING for kind in (e.UndoSent, e.UndoFailed, e.CallUndone)},
+    **{(s, kind): s for s in _UNDER_WAY for kind in (e.UndoSent, e.UndoFailed, e.CallUndone)},
     **{(s, kind): s for s in _UNDER_WAY for kind in (e.CommandResent, e.LateReplyArrived)},
+    **{(s, e.OperatorActed): s for s in (_S.PENDING, *_UNDER_WAY)},
     (_S.RUNNING, e.CancelRefused): _S.RUNNING,
 }
 """(status, kind of event) → next status. None is a saga that does not exist yet."""
@@ -109,6 +133,7 @@ CALL: dict[tuple[CallStatus | None, type], CallStatus] = {
     (_C.SENT, e.CallRefused): _C.REFUSED,
     (_C.SENT, e.CallFailed): _C.FAILED,
     (_C.WAITING, e.CallFailed): _C.FAILED,
+    (_C.WAITING, e.CallSucceeded): _C.DONE,
     (_C.SENT, e.CallInDoubt): _C.IN_DOUBT,
     (_C.DONE, e.UndoSent): _C.UNDOING,
     (_C.IN_DOUBT, e.UndoSent): _C.UNDOING,
@@ -116,6 +141,7 @@ CALL: dict[tuple[CallStatus | None, type], CallStatus] = {
     (_C.UNDOING, e.UndoFailed): _C.UNDO_WAITING,
     (_C.UNDO_WAITING, e.UndoSent): _C.UNDOING,
     (_C.UNDOING, e.CallUndone): _C.UNDONE,
+    (_C.UNDO_WAITING, e.CallUndone): _C.UNDONE,
     **{(s, e.LateReplyArrived): s for s in (_C.IN_DOUBT, _C.UNDOING, _C.UNDO_WAITING, _C.UNDONE)},
 }
 """(call's status, kind of event) → the call's next status."""

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from kompensate.orchestrator.kernel.events import SagaStarted
+from kompensate.orchestrator.kernel.events import SagaStarted, StartDelayed
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.reading.stored import Stored, read_summary
-from kompensate.orchestrator.sagas.journal import Damaged, ReadPage, read_page
+from kompensate.orchestrator.sagas.journal import Damaged, ReadPage, life_of, read_page
 from kompensate.schemas import codec
 from kompensate.schemas.codec import BadRecord
 
@@ -63,7 +63,7 @@ def begun_by(record: Record, sent: Sent) -> bool:
     value = record.value or b""
     try:
         if codec.schema_id(value) == codec.SUMMARY:
-            return bool(codec.decode(value, codec.SUMMARY)["run"] == f"{sent.partition}.{sent.offset}")
+            return life_of(codec.decode(value, codec.SUMMARY)["run"]) == f"{sent.partition}.{sent.offset}"
         return _is_start(sent, [read_page(value)])
     except (Damaged, BadRecord):
         return False
@@ -85,11 +85,14 @@ def judged(sent: Sent, found: Stored, history: Sequence[ReadPage]) -> Outcome:
         definition = found.header.definition
     if definition != sent.saga_type:
         return Outcome("conflict", f"saga {sent.saga_id!r} is a {definition!r}, not a {sent.saga_type!r}")
-    if start is not None and start.payload != sent.payload:
+    continued = bool(history) and life_of(history[0].run) != history[0].run  # by a run whose input is its own
+    if start is not None and start.payload != sent.payload and not continued:
         return Outcome("conflict", f"saga {sent.saga_id!r} was started with another input")
     return Outcome("duplicate", f"saga {sent.saga_id!r} was started before, and is {found.header.status}")
 
 
 def _is_start(sent: Sent, pages: Sequence[ReadPage]) -> bool:
-    starts = (r.origin for page in pages for r in page.events if isinstance(r.event, SagaStarted))
+    if any(page.run != f"{sent.partition}.{sent.offset}" == life_of(page.run) for page in pages):
+        return True  # a later run of the same life
+    starts = (r.origin for page in pages for r in page.events if isinstance(r.event, SagaStarted | StartDelayed))
     return any((o.topic, o.partition, o.offset) == (sent.topic, sent.partition, sent.offset) for o in starts)

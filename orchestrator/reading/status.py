@@ -13,8 +13,9 @@ from typing import Any
 from kompensate.orchestrator.client_errors import DamagedSaga
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.errors import IllegalTransition
+from kompensate.orchestrator.kernel.folding import evolve
 from kompensate.orchestrator.kernel.inputs import Origin
-from kompensate.orchestrator.kernel.state import Call, SagaState, evolve
+from kompensate.orchestrator.kernel.state import Call, SagaState
 from kompensate.orchestrator.kernel.tables import CallStatus, Hold, Status
 from kompensate.orchestrator.reading.stored import Stored, Summary, read_summary
 from kompensate.orchestrator.sagas.journal import (

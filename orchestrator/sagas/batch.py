@@ -1,31 +1,45 @@
 """What one partition writes in one transaction, and what is needed to take it back."""
 
+from dataclasses import replace
 from logging import getLogger
 
 from kompensate.orchestrator.definitions.saga import Plan
-from kompensate.orchestrator.kernel.effects import SendCommand
+from kompensate.orchestrator.kernel.effects import AnswerParent, CancelChild, Effect, RunWork, SendCommand, StartChild
+from kompensate.orchestrator.kernel.inputs import StartAsked
 from kompensate.orchestrator.kernel.state import SagaState
-from kompensate.orchestrator.ports import OutRecord, Record
+from kompensate.orchestrator.ports import Job, OutRecord, Ran, Record
 from kompensate.orchestrator.sagas.entry import Entry
 from kompensate.orchestrator.sagas.journal import (
     STATE_HEADER,
     Page,
     StateHeader,
+    definition_of,
     header_of,
     summary_value,
     watermark_value,
 )
 from kompensate.schemas import codec
-from kompensate.schemas.messages import JSON, NOT_TRACED, Phase, Trace, command_headers
-from kompensate.schemas.topics import PLAN_PREFIX, WATERMARK_PREFIX, Topics, page_key
+from kompensate.schemas.messages import (
+    CANCEL,
+    CHILD_ENDED,
+    JSON,
+    NOT_TRACED,
+    START,
+    Phase,
+    Request,
+    Trace,
+    command_headers,
+)
+from kompensate.schemas.payloads import to_json
+from kompensate.schemas.topics import PLAN_PREFIX, WATERMARK_PREFIX, Topics, page_key, partition_of
 
 log = getLogger("kompensate.batch")
 
 
 class Batch:
-    """Records gathered for one transaction of partition `number`."""
+    """Records gathered for one transaction of partition `number`, of `partitions`."""
 
-    def __init__(self, number: int, topics: Topics, offsets: dict[str, int]) -> None:
+    def __init__(self, number: int, topics: Topics, offsets: dict[str, int], partitions: int) -> None:
         self.offsets_before = dict(offsets)
         self.dirty = False
         self.written = False
@@ -35,6 +49,9 @@ class Batch:
         self.ended: dict[str, int] = {}
         self.forgotten: dict[str, int] = {}
         self.plans: set[str] = set()
+        self.jobs: list[tuple[int, Job]] = []
+        self.handled: list[Ran] = []
+        self._partitions = partitions
         self._number = number
         self._topics = topics
         self._state_topic = topics.state
@@ -52,7 +69,55 @@ class Batch:
         self._events += events
         self.bytes += size
 
-    def command(self, effect: SendCommand, state: SagaState) -> OutRecord:
+    def record(self, effect: Effect, state: SagaState, now: int) -> OutRecord | None:
+        """The record that an effect is, None for a local step; `now` in ms since the epoch."""
+        match effect:
+            case SendCommand():
+                return self._command(effect, state)
+            case StartChild(id_, saga_id, definition, payload, answers):
+                started = state.started
+                assert started is not None  # only started sagas have children
+                trace = Trace(started.traceparent, started.tracestate) if started.traceparent else NOT_TRACED
+                asked = Request(id_, START, saga_id, self._source(state), definition, None, payload, now, trace=trace)
+                return self._request(replace(asked, parent=state.saga_id, command_id=answers))
+            case CancelChild(id_, saga_id, reason):
+                return self._request(Request(id_, CANCEL, saga_id, self._source(state), subject=reason, time=now))
+            case AnswerParent(saga_id, command_id, outcome, payload):
+                answer = Request(f"{command_id}-end", CHILD_ENDED, saga_id, self._source(state), subject=state.saga_id)
+                return self._request(replace(answer, payload=payload, command_id=command_id, outcome=outcome, time=now))
+            case RunWork():
+                return None
+
+    def answer_of_ended(self, saga_id: str, asked: StartAsked, source: str) -> None:
+        """A child's start for the id of a saga that has ended."""
+        assert asked.parent is not None
+        reason = {"reason": f"saga {saga_id!r} exists already, and has ended"}
+        self.send(
+            [
+                self._request(
+                    Request(
+                        f"{asked.parent_command}-end",
+                        CHILD_ENDED,
+                        asked.parent,
+                        source,
+                        subject=saga_id,
+                        payload=to_json(reason),
+                        command_id=asked.parent_command,
+                        outcome="refused",
+                    )
+                )
+            ]
+        )
+
+    @staticmethod
+    def _source(state: SagaState) -> str:
+        return f"kompensate:{state.app}"
+
+    def _request(self, request: Request) -> OutRecord:
+        partition = partition_of(request.saga_id, self._partitions)
+        return OutRecord(self._topics.requests, partition, request.saga_id.encode(), request.payload, request.headers())
+
+    def _command(self, effect: SendCommand, state: SagaState) -> OutRecord:
         """A command's record, keyed by the saga: librdkafka's murmur2 places it on the service's topic."""
         started = state.started
         assert started is not None  # only started sagas send
@@ -86,16 +151,17 @@ class Batch:
         """The page that is being written, as it stands after the batch; `due` is the saga's next."""
         self._state(page_key(saga_id, number), value, [(STATE_HEADER, header_of(state, due))])
 
-    def end(self, saga_id: str, state: SagaState, page: Page) -> None:
-        """The summary overwrites page 0, later pages are tombstoned: no old event can come back to life."""
-        assert state.started is not None  # only started sagas end
+    def end_run(self, saga_id: str, state: SagaState, page: Page) -> None:
+        """Its last page goes to the history; later ones are tombstoned: no old event can come back to life."""
         self._history(saga_id, state.run, page.number, page.value())
-        header = StateHeader(
-            state.run, state.events, state.updated_at, str(state.status), "-", state.started.definition
-        )
+        self._bury(saga_id, page.number)
+
+    def end(self, saga_id: str, state: SagaState, page: Page) -> None:
+        """The saga has ended: a summary overwrites page 0."""
+        self._history(saga_id, state.run, page.number, page.value())
+        header = StateHeader(state.run, state.events, state.updated_at, str(state.status), "-", definition_of(state))
         self._state(saga_id, summary_value(state, page.number + 1, page.checksum), [(STATE_HEADER, header.encode())])
-        for number in range(1, page.number + 1):
-            self._state(page_key(saga_id, number), None, None)
+        self._bury(saga_id, page.number)
         self.ended[saga_id] = state.updated_at
 
     def store_plan(self, plan: Plan) -> None:
@@ -127,6 +193,10 @@ class Batch:
 
     def _state(self, key: str, value: bytes | None, headers: list[tuple[str, bytes | None]] | None) -> None:
         self._add(OutRecord(self._state_topic, self._number, key.encode(), value, headers))
+
+    def _bury(self, saga_id: str, last: int) -> None:
+        for number in range(1, last + 1):
+            self._state(page_key(saga_id, number), None, None)
 
     def _history(self, saga_id: str, run: str, number: int, value: bytes) -> None:
         headers: list[tuple[str, bytes | None]] = [("run", run.encode()), ("page", b"%d" % number)]

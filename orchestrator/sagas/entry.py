@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from kompensate.orchestrator.definitions.catalogue import Catalogue
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.decide import Execution
+from kompensate.orchestrator.kernel.folding import evolve
 from kompensate.orchestrator.kernel.inputs import Origin
-from kompensate.orchestrator.kernel.state import SagaState, evolve
+from kompensate.orchestrator.kernel.state import SagaState
 from kompensate.orchestrator.sagas.journal import Page, Recorded, block_of, read_pages
 
 
@@ -87,8 +88,9 @@ class Entry:
             for recorded in read:
                 evolve(state, recorded.event, recorded.origin.time)
             awake = Awake(state, Page.reopened(self.pages[-1], pages[-1]), self.pages[:-1], read)
-            if state.started is not None:
-                awake.execution.definition = catalogue.find(state.started.definition)
+            started = state.started or state.delayed
+            if started is not None:
+                awake.execution.definition = catalogue.find(started.definition, state.version)
             self.awake = awake
         return self.awake
 

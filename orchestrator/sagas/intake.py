@@ -2,8 +2,20 @@
 
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.kernel import inputs as i
+from kompensate.orchestrator.kernel.tables import CHILD
 from kompensate.orchestrator.ports import Record
-from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Answer, BadMessage, Request
+from kompensate.schemas.messages import (
+    CANCEL,
+    CHILD_ENDED,
+    ORDERS,
+    PAUSE,
+    RESUME,
+    SIGNAL,
+    START,
+    Answer,
+    BadMessage,
+    Request,
+)
 from kompensate.schemas.topics import Topics, check_saga_id, partition_of
 
 
@@ -31,6 +43,8 @@ class Intake:
         request = Request.parse(record.headers, record.value)
         try:
             check_saga_id(request.saga_id)
+            if request.parent is not None:
+                check_saga_id(request.parent)
         except ValueError as error:
             raise BadMessage(str(error)) from error
         return request.saga_id, self._asked(request, origin)
@@ -42,7 +56,17 @@ class Intake:
                 self._expect_placed(request.saga_id, origin)
                 self._expect_fresh(request, origin)
                 assert request.saga_type is not None  # Request.parse saw to it
-                return i.StartAsked(origin, request.saga_type, payload, request.trace.parent, request.trace.state)
+                return i.StartAsked(
+                    origin,
+                    request.saga_type,
+                    payload,
+                    request.trace.parent,
+                    request.trace.state,
+                    request.not_before,
+                    request.deadline,
+                    request.parent,
+                    request.command_id,
+                )
             case t if t == SIGNAL:
                 self._expect_placed(request.saga_id, origin)
                 return i.SignalArrived(origin, reason, request.id, payload)
@@ -52,6 +76,14 @@ class Intake:
                 return i.PauseAsked(origin, reason)
             case t if t == RESUME:
                 return i.ResumeAsked(origin, reason)
+            case t if t == CHILD_ENDED:
+                assert request.command_id is not None  # Request.parse saw to it
+                assert request.outcome is not None
+                return i.ReplyArrived(origin, CHILD, request.command_id, request.outcome, payload)
+            case t if t in ORDERS.values():
+                assert request.who is not None  # as above
+                verb = t.rpartition(".")[2]
+                return i.OrderAsked(origin, verb, request.who, reason, request.step or "", payload)
         raise AssertionError(f"a request type that Request.parse lets through: {request.type}")
 
     def _expect_placed(self, saga_id: str, origin: i.Origin) -> None:

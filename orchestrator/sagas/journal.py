@@ -65,8 +65,24 @@ class StateHeader(NamedTuple):
 
 def header_of(state: SagaState, due: int) -> bytes:
     """The state header for a saga as it stands; `due` is `state.next_due()`, or 0."""
-    definition = state.started.definition if state.started else "-"
-    return f"{state.run} {state.events} {due} {state.status} {state.hold or '-'} {definition}".encode()
+    return f"{state.run} {state.events} {due} {state.status} {state.hold or '-'} {definition_of(state)}".encode()
+
+
+def next_run(run: str) -> str:
+    """The run after this one of the same life: partition, offset of the start, and a count."""
+    partition, offset, *count = run.split(".")
+    return f"{partition}.{offset}.{int(count[0]) + 1 if count else 1}"
+
+
+def life_of(run: str) -> str:
+    """Partition and offset of the record that began a run's life; a life is continued in runs of its own."""
+    return ".".join(run.split(".")[:2])
+
+
+def definition_of(state: SagaState) -> str:
+    """The name of a saga's definition; '-' where only signals have come."""
+    started = state.started or state.delayed
+    return started.definition if started else "-"
 
 
 class Page:
@@ -195,11 +211,10 @@ def read_pages(values: Sequence[bytes]) -> list[ReadPage]:
 
 def summary_value(state: SagaState, pages: int, checksum: int) -> bytes:
     """The summary of an ended saga."""
-    assert state.started is not None
     parts = (
         _SUMMARY_PREFIX,
         encode_string(state.run),
-        encode_string(state.started.definition),
+        encode_string(definition_of(state)),
         encode_string(str(state.status)),
         encode_long(state.started_at),
         encode_long(state.updated_at),

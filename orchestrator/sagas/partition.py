@@ -17,15 +17,18 @@ from kompensate.orchestrator.definitions.catalogue import Catalogue
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel import inputs as i
 from kompensate.orchestrator.kernel.decide import Decision, decide
+from kompensate.orchestrator.kernel.effects import RunWork
 from kompensate.orchestrator.kernel.errors import IllegalTransition, Rejected
+from kompensate.orchestrator.kernel.folding import evolve
 from kompensate.orchestrator.kernel.program import storable
-from kompensate.orchestrator.kernel.state import evolve
-from kompensate.orchestrator.ports import OutRecord, Record
+from kompensate.orchestrator.kernel.tables import WORKER, Status
+from kompensate.orchestrator.ports import Job, OutRecord, Ran, Record
 from kompensate.orchestrator.sagas.batch import Batch
 from kompensate.orchestrator.sagas.entry import Awake, Entry
 from kompensate.orchestrator.sagas.intake import Intake
-from kompensate.orchestrator.sagas.journal import Damaged
+from kompensate.orchestrator.sagas.journal import Damaged, next_run
 from kompensate.orchestrator.sagas.loading import Loading
+from kompensate.orchestrator.sagas.local import LocalSteps
 from kompensate.orchestrator.sagas.timers import Timers
 from kompensate.orchestrator.settings import Settings
 from kompensate.schemas.codec import BadRecord
@@ -56,7 +59,9 @@ class Partition:
         self._stored_plans: set[str] = set()
         self._offsets: dict[str, int] = {}
         self._transaction = 0
-        self._batch = Batch(number, self._topics, {})
+        self._partitions = application.partitions
+        self._batch = self._new_batch()
+        self._local = LocalSteps()
 
     # -- restore
 
@@ -83,7 +88,7 @@ class Partition:
             self._arm(saga_id, entry)
         for saga_id, ended_at in self._ended.items():
             self._expiries.arm(ended_at, saga_id)
-        self._batch = Batch(self.number, self._topics, self._offsets)
+        self._batch = self._new_batch()
         return dict(self._offsets)
 
     # -- running
@@ -106,6 +111,8 @@ class Partition:
     @property
     def next_due(self) -> int | None:
         """When to `fire` again at the latest, ms since the epoch (it may turn out that nothing is due); None: never."""
+        if self._local.ended:
+            return 0
         due, ended_at = self._timers.next_due(), self._expiries.next_due()
         if ended_at is not None and (due is None or ended_at + self._window < due):
             due = ended_at + self._window
@@ -134,8 +141,8 @@ class Partition:
         self._quarantine(record, reason)
 
     def fire(self, now: int, limit: int) -> int:
-        """Handle what is due by `now` (ms since the epoch), at most `limit` sagas; returns how many."""
-        fired = 0
+        """Handle local steps that have ended and what is due by `now` (ms since the epoch); how many, up to `limit`."""
+        fired = self._take_ended(now, limit)
         while fired < limit:
             found = self._timers.pop(now)
             if found is None:
@@ -147,7 +154,8 @@ class Partition:
             if entry.due > found[0]:
                 self._arm(found[1], entry)  # its turn comes in the order of its real time
             elif entry.due:
-                self._apply(found[1], entry, i.TimersDue(i.Origin("", self.number, -1, now)), None)
+                due = i.TimersDue(i.Origin("", self.number, -1, now), self._local.running(found[1]))
+                self._apply(found[1], entry, due, None)
                 fired += 1
         return fired + self._forget(now, limit - fired)
 
@@ -168,7 +176,8 @@ class Partition:
             self._awake.pop(saga_id, None)
             self._remember(saga_id, self._batch.ended[saga_id])
         self._stored_plans |= self._batch.plans
-        self._batch = Batch(self.number, self._topics, self._offsets)
+        self._local.hand_out(self._batch.jobs, self._batch.handled)
+        self._batch = self._new_batch()
         while len(self._awake) > self._settings.live_sagas_max:
             self._awake.popitem(last=False)[1].sleep()
 
@@ -187,10 +196,47 @@ class Partition:
             self._arm(saga_id, entry)
         for saga_id, ended_at in batch.forgotten.items():
             self._remember(saga_id, ended_at)
+        self._local.give_back(batch.handled)
         self._offsets = dict(batch.offsets_before)
         if batch.written:
             self._transaction -= 1
-        self._batch = Batch(self.number, self._topics, self._offsets)
+        self._batch = self._new_batch()
+
+    # -- local steps
+
+    def take_jobs(self) -> list[Job]:
+        """The local steps that the committed batches want run, each once."""
+        return self._local.take_jobs()
+
+    def answer(self, ran: Ran) -> None:
+        """A local step has ended. May be called from any thread; the next `fire` handles it."""
+        self._local.answer(ran)
+
+    @property
+    def busy(self) -> bool:
+        """Local steps run, whose ends come from no log."""
+        return self._local.busy
+
+    def close(self) -> None:
+        """Nobody waits any more for what still runs, and what has not begun is not begun."""
+        self._local.closed = True
+
+    def _take_ended(self, now: int, limit: int) -> int:
+        taken = 0
+        while self._local.ended and taken < limit:
+            ran = self._local.take_ended()
+            taken += 1
+            self._batch.handled.append(ran)
+            self._batch.dirty = True  # it is only done with when a commit stands
+            entry = self._sagas.get(ran.saga_id)
+            if entry is not None:
+                origin = i.Origin("", self.number, -1, now)
+                reply = i.ReplyArrived(origin, WORKER, ran.id, ran.outcome, ran.payload)
+                self._apply(ran.saga_id, entry, reply, None)
+        return taken
+
+    def _new_batch(self) -> Batch:
+        return Batch(self.number, self._topics, self._offsets, self._partitions)
 
     # -- one input
 
@@ -207,6 +253,8 @@ class Partition:
             if saga_id not in self._batch.changed:
                 del self._sagas[saga_id], self._batch.before[saga_id]
                 self._awake.pop(saga_id, None)
+        elif ended and isinstance(input_, i.StartAsked) and input_.parent_command is not None:
+            self._batch.answer_of_ended(saga_id, input_, f"kompensate:{self._app}")
         elif ended and isinstance(input_, i.StartAsked | i.ReplyArrived):
             log.debug("duplicate for an ended saga", extra={"saga_id": saga_id})
         else:
@@ -218,7 +266,7 @@ class Partition:
         if awake is None:
             return
         execution = awake.execution
-        if isinstance(input_, i.StartAsked) and execution.state.started is None:
+        if isinstance(input_, i.StartAsked) and execution.state.started is None and execution.state.delayed is None:
             execution.definition = self._catalogue.find(input_.definition)
             if execution.definition is None and not execution.state.ended and record is not None:
                 names = ", ".join(self._catalogue.names()) or "none"
@@ -227,8 +275,10 @@ class Partition:
                 return
         try:
             decision = decide(execution, input_)
-            if decision.events:
+            if decision.events or decision.effects:
                 self._note(saga_id, entry, awake, input_.origin, decision)
+            if execution.state.status is Status.CONTINUED:
+                self._continue(saga_id, entry, awake, input_.origin, decision.events[-1])
         except Rejected as error:
             if record is not None:
                 self._quarantine(record, f"saga {saga_id!r}: {error}")
@@ -260,7 +310,12 @@ class Partition:
         What cannot be written raises before anything is changed.
         """
         state, settings, batch = awake.execution.state, self._settings, self._batch
-        commands = [batch.command(effect, state) for effect in decision.effects]
+        sent = [batch.record(effect, state, origin.time) for effect in decision.effects]
+        batch.jobs += [self._job(saga_id, awake, effect) for effect in decision.effects if isinstance(effect, RunWork)]
+        records = [record for record in sent if record is not None]
+        if not decision.events:
+            batch.send(records)
+            return
         number = awake.page.number
         closed = awake.append(origin, decision.events, settings.page_bytes_max, settings.record_bytes_max)
         batch.touch(saga_id, entry)
@@ -268,10 +323,11 @@ class Partition:
             batch.close_page(saga_id, state.run, number, page)
             number += 1
         batch.count(len(decision.events), awake.page.size)
-        if isinstance(decision.events[0], e.SagaStarted):
-            self._store_plan(decision.events[0])
-        batch.send(commands)
-        entry.due = state.next_due() or 0
+        for event in decision.events[:2]:  # what was asked for beyond the usual may precede the start
+            if isinstance(event, e.SagaStarted):
+                self._store_plan(event)
+        batch.send(records)
+        entry.due = state.next_timer() or 0
         self._arm(saga_id, entry)
         if state.hold is not None and any(isinstance(event, e.SagaQuarantined) for event in decision.events):
             log.error(
@@ -301,6 +357,36 @@ class Partition:
         evolve(awake.execution.state, event, input_.origin.time)
         self._note(saga_id, entry, awake, input_.origin, Decision([event]))
 
+    def _job(self, saga_id: str, awake: Awake, effect: RunWork) -> tuple[int, Job]:
+        definition = awake.execution.definition
+        assert definition is not None  # its program asked for it
+        encode, wanted = definition.payloads.encode, lambda: not self._local.closed
+        return effect.number, Job(saga_id, effect.id, effect.work, effect.reconciling, encode, wanted)
+
+    def _continue(self, saga_id: str, entry: Entry, awake: Awake, origin: i.Origin, continued: e.Event) -> None:
+        """The run is over: the next one begins in the same transaction, with the signals that nobody has received."""
+        old = awake.execution.state
+        assert old.started is not None
+        assert isinstance(continued, e.SagaContinued)
+        self._batch.end_run(saga_id, old, awake.page)
+        entry.sleep()
+        fresh = entry.wake_new(self._app, saga_id, next_run(old.run))
+        fresh.execution.definition = self._catalogue.find(old.started.definition)
+        started = i.StartAsked(
+            origin,
+            old.started.definition,
+            continued.payload,
+            old.started.traceparent,
+            old.started.tracestate,
+            deadline=old.deadline,
+            parent=old.parent,
+            parent_command=old.parent_command,
+        )
+        for signal in old.signals:
+            kept = decide(fresh.execution, i.SignalArrived(origin, signal.name, signal.signal_id, signal.payload))
+            self._note(saga_id, entry, fresh, origin, kept)
+        self._apply(saga_id, entry, started, None)
+
     def _store_plan(self, started: e.SagaStarted) -> None:
         hash_ = started.plan
         if hash_ is not None and hash_ not in self._stored_plans and hash_ not in self._batch.plans:
@@ -313,7 +399,8 @@ class Partition:
         if state.ended:
             self._batch.end(saga_id, state, page)
         else:
-            self._batch.write_page(saga_id, state, entry.due, page.number, entry.pages[-1])
+            # Whoever takes over looks at once at what this worker's own local steps are waited for.
+            self._batch.write_page(saga_id, state, state.next_due() or 0, page.number, entry.pages[-1])
 
     def _quarantine(self, record: Record, reason: str) -> None:
         log.warning("quarantined %s/%d@%d: %s", record.topic, record.partition, record.offset, reason)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from kompensate.orchestrator.errors import Aborted, Corrupted, Fatal, Fenced, Rejected
-from kompensate.orchestrator.ports import Clock, Log, OutRecord, Polled, Record, Sagas, Takeover
+from kompensate.orchestrator.ports import Clock, Log, OutRecord, Polled, Record, Sagas, Steps, Takeover
 from kompensate.orchestrator.settings import Settings
 from kompensate.schemas.faults import fault
 
@@ -35,6 +35,8 @@ FAILURES_MAX = 3
 """Unexpected errors of a partition in a row: a defect, which reading the log again does not mend."""
 BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 0.05, 5.0
 """The wait after a first failure, doubled for each that follows it."""
+STEP_WAIT_SECONDS = 0.002
+"""How long inputs are waited for while local steps run: nothing wakes the loop when one ends."""
 RESTORE_WAIT_SECONDS = 0.002
 """How long inputs are waited for while a restore has nothing to read yet."""
 
@@ -79,9 +81,15 @@ class Loop:
     """Steps one worker. `connect` makes a Log, anew after each fence; `sagas` the sagas of one partition, empty."""
 
     def __init__(
-        self, connect: Callable[[], Log], sagas: Callable[[int], Sagas], settings: Settings, clock: Clock
+        self,
+        connect: Callable[[], Log],
+        sagas: Callable[[int], Sagas],
+        settings: Settings,
+        clock: Clock,
+        steps: Steps,
     ) -> None:
         self._connect = connect
+        self._steps = steps
         self._new_sagas = sagas
         self._settings = settings
         self._clock = clock
@@ -156,6 +164,8 @@ class Loop:
                 due = place.sagas.next_due
                 if due is not None:
                     patience = min(patience, max(0, due - now) / 1000)
+                if place.sagas.busy:
+                    patience = min(patience, STEP_WAIT_SECONDS)
             elif place.phase is Phase.RESTORING:
                 patience = min(patience, RESTORE_WAIT_SECONDS)
         return patience
@@ -180,6 +190,8 @@ class Loop:
 
     def _drop(self, place: _Place) -> None:
         """Let go of its memory."""
+        if place.sagas is not None:
+            place.sagas.close()
         takeover, place.takeover, place.sagas = place.takeover, None, None
         close = getattr(takeover.records, "close", None) if takeover is not None else None
         if close is not None:
@@ -262,6 +274,8 @@ class Loop:
                 for place, positions in zip(touched, after, strict=True):
                     assert place.sagas is not None  # it runs
                     place.sagas.committed()
+                    for job in place.sagas.take_jobs():
+                        self._steps.start(job, place.sagas.answer)
                     place.positions, place.committed_at, place.failures = positions, now, 0
                 self._grow(self._clock.monotonic() - now)
         self._handled.clear()

@@ -185,7 +185,7 @@ def test_select_raises_the_error_of_the_first(drive: Drive) -> None:
 WRONG: list[tuple[Callable[[Context], Any], str]] = [
     (
         lambda ctx: ctx.gather(1),  # type: ignore[arg-type]  # that is the mistake
-        "gather: expected what ctx.call, ctx.sleep and ctx.receive return, got int",
+        "gather: expected what ctx.call, ctx.run, ctx.child, ctx.sleep and ctx.receive return, got int",
     ),
     (lambda ctx: ctx.gather(tolerate=-1), "gather: expected to tolerate 0 failures or more, got -1"),
     (lambda ctx: ctx.at_least(2, ctx.sleep(1)), "at_least: expected a count from 1 to 1, the operations given, got 2"),

@@ -2,15 +2,25 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from kompensate.orchestrator.kernel.tables import CALL, SAGA
 from tests.fixtures import driving
-from tests.kernel import test_forward, test_pivot, test_undoing, test_waiting
+from tests.kernel import (
+    test_children,
+    test_forward,
+    test_language,
+    test_local,
+    test_orders,
+    test_pivot,
+    test_undoing,
+    test_waiting,
+)
 
-STORIES = (test_forward, test_pivot, test_undoing, test_waiting)
+STORIES = (test_children, test_forward, test_language, test_local, test_orders, test_pivot, test_undoing, test_waiting)
 
 
 def _run_stories() -> None:
@@ -18,13 +28,16 @@ def _run_stories() -> None:
     for module in STORIES:
         for name, story in vars(module).items():
             if name.startswith("test_"):
-                for arguments in _cases(story):
+                for arguments in _cases(story, module):
                     story(**arguments)
 
 
-def _cases(story: Callable[..., None]) -> Iterator[dict[str, Any]]:
-    """The arguments of each of a story's cases, as its `parametrize` marks say."""
-    marks = [mark for mark in getattr(story, "pytestmark", ()) if mark.name == "parametrize"]
+def _cases(story: Callable[..., None], module: ModuleType) -> Iterator[dict[str, Any]]:
+    """The arguments of each of a story's cases, as its `parametrize` marks and its module's say."""
+    common = getattr(module, "pytestmark", [])
+    marks = [*getattr(story, "pytestmark", ()), *(common if isinstance(common, list) else [common])]
+    marks = [mark if isinstance(mark, pytest.Mark) else mark.mark for mark in marks]
+    marks = [mark for mark in marks if mark.name == "parametrize"]
     for values in product(*(mark.args[1] for mark in marks)):
         found: dict[str, Any] = {}
         for mark, value in zip(marks, values, strict=True):

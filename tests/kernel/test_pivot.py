@@ -18,6 +18,7 @@ from tests.fixtures.driving import (
     inventory,
     kinds,
     payments,
+    sends,
     shipping,
 )
 
@@ -46,7 +47,7 @@ def test_the_pivot_is_never_given_up() -> None:
     for _ in range(20):
         decision = driven.wait_until_due()
         assert kinds(decision) == ["CommandResent"]
-        ids |= {command.id for command in decision.effects}
+        ids |= {command.id for command in sends(decision)}
 
     assert len(ids) == 1
     assert driven.sent[-1].expires_at is None

@@ -107,7 +107,7 @@ MISTAKES = [
     (_awaits_a_future, "expected an operation of the saga's context to be awaited, got Future"),
     (_sleeps_for_no_time, "expected an operation of the saga's context to be awaited, got None"),
     (_sleeps_for_real, "the program raised RuntimeError: no running event loop"),
-    (_sleeps_for_real, "; await only what ctx gives: ctx.call, ctx.sleep, ctx.receive"),
+    (_sleeps_for_real, "; await only what ctx gives: ctx.call, ctx.run, ctx.child, ctx.sleep, ctx.receive"),
     (_awaits_anothers_operation, "expected an operation of the saga's context to be awaited, got another saga's sleep"),
     (_calls_nobody, "call: expected a service of this application (inventory, payments, shipping), got 'nobody'"),
     (_sends_what_cannot_be_encoded, "payload object: expected a dataclass"),

@@ -18,6 +18,7 @@ from tests.fixtures.driving import Driven, dump, fold
 from tests.fixtures.programs import SIGNALS, declared, perform, programs, weighted
 
 Act = tuple[Any, ...]
+LOCAL_OUTCOMES = ("refused", "failed", "not_done", "unknown")
 
 _outcomes = st.sampled_from(["done"] * 4 + ["refused"] * 2 + ["failed", "expired"])
 _act = weighted(
@@ -28,6 +29,9 @@ _act = weighted(
         st.tuples(st.just("wait"), st.sampled_from([0, 1, 99, 700, 10_000])): 2,
         st.tuples(st.just("signal"), st.sampled_from(SIGNALS), st.sampled_from([None, "same"])): 2,
         st.tuples(st.sampled_from(["cancel", "pause", "start", "foreign"])): 1,
+        st.tuples(st.just("ran"), st.integers(0, 9), st.sampled_from(["done"] * 3 + list(LOCAL_OUTCOMES))): 4,
+        st.tuples(st.just("ended"), st.integers(0, 3), st.sampled_from(["done", "refused", "failed"])): 2,
+        st.tuples(st.just("lose")): 1,
         st.tuples(st.just("resume")): 2,
     }
 )
@@ -47,7 +51,8 @@ class Twins:
     def __init__(self, make: Callable[[bool], Driven], payload: object) -> None:
         self.cached, self.replaying = make(True), make(False)
         self.payload = payload
-        self.turned_back: list[int] | None = None
+        self.turned_back: list[int] = []
+        self.undoing: set[int] = set()
 
     def do(self, act: Act) -> None:
         ended, hold = self.cached.state.ended, self.cached.state.hold
@@ -78,6 +83,12 @@ class Twins:
                     return twin.wait_until_due()
                 case ("signal", name, id_):
                     return twin.signal(name, id_=id_)
+                case ("ran", index, outcome) if works := twin.works():
+                    return twin.ran(1, outcome, works[index % len(works)])
+                case ("ended", index, outcome) if children := twin.children():
+                    return twin.child_ended(outcome, 1, children[index % len(children)])
+                case ("lose",):
+                    return twin.lose_worker()
                 case ("cancel",):
                     return twin.cancel()
                 case ("pause",):
@@ -90,13 +101,15 @@ class Twins:
 
     def _check_undoing(self, decision: Decision) -> None:
         """What is undone is decided when the saga turns back, and the pivot forbids it."""
-        state = self.cached.state
-        for event in decision.events:
+        history = self.cached.history
+        for at, (event, _) in enumerate(history[len(history) - len(decision.events) :], len(history)):
             if isinstance(event, e.CompensationStarted):
-                done = [c for c in state.calls.values() if c.rank and c.undoable]
-                self.turned_back = [c.made.number for c in sorted(done, key=lambda c: -c.rank)]
-                pivots = [c for c in state.calls.values() if c.made.kind == "pivot"]
+                before = fold(history[: at - len(decision.events) + 1])
+                self.turned_back = [call.made.number for call in before.to_undo()]
+                self.undoing = {number for number, call in before.open.items() if call.undoing}
+                pivots = [c for c in before.calls.values() if c.made.kind == "pivot"]
                 assert all(c.status in (CallStatus.REFUSED, CallStatus.FAILED) for c in pivots)
+                assert not before.pivot_passed
 
     def finish(self) -> None:
         """Everybody answers and an operator resumes whatever is held, until nothing more can happen."""
@@ -109,6 +122,11 @@ class Twins:
             for number, command in enumerate(list(self.cached.sent)):
                 if command.id in [call.id for call in self.cached.state.open.values()]:
                     self.do(("reply", number, "done"))
+            for number, work in enumerate(self.cached.works()):
+                if work.id in [call.id for call in self.cached.state.open.values()]:
+                    self.do(("ran", number, "done"))
+            for number, _ in enumerate(self.cached.children()):
+                self.do(("ended", number, "failed" if state.status is Status.COMPENSATING else "done"))
             for name in SIGNALS:
                 self.do(("signal", name, None))
             self.do(("due",))
@@ -116,17 +134,17 @@ class Twins:
     def check_the_end(self) -> None:
         state, history = self.cached.state, [event for event, _ in self.cached.history]
         undone = [event.number for event in history if isinstance(event, e.CallUndone)]
-        first_sent = list(dict.fromkeys(event.number for event in history if isinstance(event, e.UndoSent)))
-        if self.turned_back is None:
-            assert undone == []
-            assert first_sent == []
-        else:
-            assert first_sent == self.turned_back[: len(first_sent)], "in reverse order of completion"
-            assert undone == self.turned_back[: len(undone)], "each once"
+        assert len(undone) == len(set(undone)), "each once"
+        kinds = [type(event) for event in history]
+        turned = kinds.index(e.CompensationStarted) if e.CompensationStarted in kinds else len(history)
+        sent = [event.number for event in history[turned:] if isinstance(event, e.UndoSent)]
+        first_sent = [number for number in dict.fromkeys(sent) if number not in self.undoing]
+        assert first_sent == self.turned_back[: len(first_sent)], "in reverse order of completion"
         if state.status is Status.COMPLETED:
             assert not state.open, "whoever completed has all its answers"
-        if state.status in (Status.COMPENSATED, Status.CANCELLED, Status.FAILED):
-            assert undone == self.turned_back, "exactly the done and in-doubt ones"
+        if turned < len(history) and state.ended:
+            after = [event.number for event in history[turned:] if isinstance(event, e.CallUndone)]
+            assert set(after) == {*self.turned_back, *self.undoing}, "exactly the done and in-doubt ones"
         ids: dict[str, tuple[str, str, int, bytes]] = {}
         for command in self.cached.sent:
             what = (command.type, command.phase, command.attempt, command.payload)

@@ -1,13 +1,15 @@
 """The two tables, pair by pair: what they allow happens, what they do not raises and leaves no trace."""
 
 from copy import deepcopy
+from typing import get_args
 
 import pytest
 
 from kompensate.orchestrator import Policy
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.errors import IllegalTransition
-from kompensate.orchestrator.kernel.state import SagaState, evolve
+from kompensate.orchestrator.kernel.folding import evolve
+from kompensate.orchestrator.kernel.state import SagaState
 from kompensate.orchestrator.kernel.tables import CALL, CALL_EVENTS, ENDS, SAGA, CallStatus, Hold, Status
 from tests.fixtures.driving import APP, RUN, SAGA_ID, dump
 
@@ -48,6 +50,15 @@ SAMPLES: dict[type, e.Event] = {
         e.SagaPaused("why"),
         e.SagaQuarantined("why"),
         e.SagaResumed("why"),
+        e.SagaConfigured(2, 9, None, None),
+        e.StartDelayed("checkout", b"{}", None, None, 9),
+        e.PivotPassed(5),
+        e.ValuePublished(5, "progress", b"1"),
+        e.PatchMarked(5, "new-road"),
+        e.UndoStarted(5, 1, 4),
+        e.UndoEnded(3),
+        e.SagaContinued(b"{}"),
+        e.OperatorActed("skip", "ann", "why", 1),
     )
 }
 
@@ -75,6 +86,7 @@ def _state(call: CallStatus | None, status: Status | None, *, held: bool = False
         evolve(state, SAMPLES[kind], 1)
     assert (state.calls[1].status if call else None) is call
     state.sleeps, state.receives = {2: 9}, {4: e.ReceiveStarted(4, "paid", None)}
+    state.undos = {3: (1, 2)}
     state.operations = 4 if call else 0
     state.status = status
     if held:
@@ -95,7 +107,7 @@ def test_the_samples_are_every_event() -> None:
 @pytest.mark.parametrize("status", [None, *Status], ids=str)
 def test_every_event_in_every_status_of_a_saga(status: Status | None, kind: type) -> None:
     """As the table says; where it says nothing, IllegalTransition and the state as it was."""
-    operation = kind in (e.SleepStarted, e.ReceiveStarted)
+    operation = kind in get_args(e.Asked)
     ways = (
         [way for way, event in CALL if event is kind]
         if kind in CALL_EVENTS
@@ -142,6 +154,7 @@ NOT_WAITING = [
     e.SignalReceived(7, "s1"),
     e.SignalReceived(4, "never kept"),
     e.SagaResumed("not held"),
+    e.UndoEnded(7),
 ]
 
 
@@ -158,7 +171,9 @@ def test_outcomes_of_what_does_not_wait(event: e.Event) -> None:
 
 
 @pytest.mark.parametrize(
-    "event", [MADE, e.SleepStarted(2, 5), e.SleepStarted(1, 5), e.ReceiveStarted(1, "paid", None)], ids=str
+    "event",
+    [MADE, e.SleepStarted(2, 5), e.SleepStarted(1, 5), e.ReceiveStarted(1, "paid", None), e.UndoStarted(2, 1, 1)],
+    ids=str,
 )
 def test_a_number_is_given_once(event: e.Event) -> None:
     """Two operations of one number cannot be: the second raises and leaves the state as it was."""

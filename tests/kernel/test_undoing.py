@@ -19,6 +19,7 @@ from tests.fixtures.driving import (
     inventory,
     kinds,
     payments,
+    sends,
     shipping,
 )
 
@@ -176,7 +177,7 @@ def test_an_undo_without_an_answer_is_sent_again() -> None:
     for _ in range(5):
         decision = driven.wait_until_due()
         assert kinds(decision) == ["CommandResent"]
-        ids |= {c.id for c in decision.effects}
+        ids |= {c.id for c in sends(decision)}
 
     assert len(ids) == 1
 
@@ -201,9 +202,9 @@ def test_the_order_is_that_of_completion() -> None:
     decision = driven.cancel()
 
     assert kinds(decision) == ["CallInDoubt", "CompensationStarted", "UndoSent"]
-    order = [decision.effects[0].step]
+    order = [sends(decision)[0].step]
     while not driven.state.ended:
-        order += [c.step for c in driven.reply().effects]
+        order += [c.step for c in sends(driven.reply())]
     assert order == ["third", "first", "second"]
 
 
@@ -318,13 +319,21 @@ def test_cancel_of_what_is_not_there() -> None:
     driven = Driven()
     with pytest.raises(Rejected, match="expected a saga that has started, got a cancel for one that has not"):
         driven.cancel()
-    driven.signal()
-    with pytest.raises(Rejected, match="expected a saga that has started"):
-        driven.cancel()
     driven.start()
     driven.no()
     with pytest.raises(Rejected, match="expected a saga under way, got a cancel for one that is compensated"):
         driven.cancel()
+
+
+def test_cancel_of_a_saga_that_has_not_started() -> None:
+    """Signals that came for a saga that nobody starts are let go by a cancel; a start after it changes nothing."""
+    driven = Driven()
+    driven.signal()
+
+    assert kinds(driven.cancel()) == ["SagaCancelled"]
+
+    assert driven.state.status is Status.CANCELLED
+    assert kinds(driven.start()) == []
 
 
 def test_cancel_releases_a_hold() -> None:

@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from kompensate.orchestrator import Application, Context, Policy, Saga, Scope, Service, Step, saga
-from kompensate.orchestrator.definitions.saga import DefinitionError, Plan, RetryPolicy
+from kompensate.orchestrator.definitions.saga import DefinitionError, Plan
+from kompensate.orchestrator.kernel.policy import RetryPolicy
 from tests.fixtures.driving import (
     CHECKOUT,
     Charge,

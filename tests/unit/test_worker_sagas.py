@@ -12,7 +12,7 @@ from kompensate.orchestrator.ports import OutRecord
 from kompensate.orchestrator.sagas.journal import STATE_HEADER, read_watermark, watermark_writer
 from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.testing import MemoryBroker, MemoryLog, VirtualClock
+from kompensate.orchestrator.testing import InlineSteps, MemoryBroker, MemoryLog, VirtualClock
 from kompensate.orchestrator.worker.loop import Loop
 from kompensate.schemas.messages import START, Command, Reply, Request
 from kompensate.schemas.topics import Topics, partition_of
@@ -64,7 +64,9 @@ class Weather:
             self._break(slot, log)
             return log
 
-        self.workers[slot] = Loop(connect, lambda n: Partition(n, app, self.settings), self.settings, self.clock)
+        self.workers[slot] = Loop(
+            connect, lambda n: Partition(n, app, self.settings), self.settings, self.clock, InlineSteps()
+        )
 
     def _break(self, slot: str, log: MemoryLog) -> None:
         commit = log.commit

@@ -55,6 +55,13 @@ requests = st.builds(
     st.none() | _times,
     _names,
     _traces,
+    not_before=st.none() | _times,
+    deadline=st.none() | _times,
+    parent=st.none() | _names,
+    command_id=_names,
+    outcome=st.sampled_from(OUTCOMES),
+    who=_names,
+    step=_names,
 )
 
 
@@ -175,4 +182,7 @@ def test_times_of_others(text: str, ms: int) -> None:
 def test_a_start_is_acknowledged_by_its_type() -> None:
     """The types that are asked for are these; a new one is added at the end."""
     assert REQUEST_TYPES[0] == START
-    assert [t.removeprefix("kompensate.") for t in REQUEST_TYPES] == ["start", "signal", "cancel", "pause", "resume"]
+    assert [t.removeprefix("kompensate.") for t in REQUEST_TYPES] == [
+        *("start", "signal", "cancel", "pause", "resume", "child-ended"),
+        *("retry", "skip", "complete", "compensate", "close"),
+    ]

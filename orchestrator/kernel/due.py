@@ -1,0 +1,98 @@
+"""Time has passed: timers, time-outs, resends, local steps whose worker is gone, delayed starts, deadlines."""
+
+from kompensate.orchestrator.kernel import events as e
+from kompensate.orchestrator.kernel.forward import begin, cancel, settle
+from kompensate.orchestrator.kernel.program import Program
+from kompensate.orchestrator.kernel.state import Call, SagaState
+from kompensate.orchestrator.kernel.tables import CallStatus
+from kompensate.orchestrator.kernel.turn import Turn
+
+
+def take_due(turn: Turn, running: frozenset[str]) -> None:
+    """Whatever is due by now, the earliest first; each is looked at again, for one may settle another.
+
+    `running` are the commands of local steps that this worker runs: the others were lost with theirs. What begins in
+    this turn is not due in it, so that a program that sleeps for no time holds nobody up.
+    """
+    state, now = turn.state, turn.time
+    newest = max((*state.sleeps, *state.receives), default=0)
+    for call in list(state.local.values()):
+        if call.id not in running and state.hold is None:
+            _run_again(turn, call)
+    while state.hold is None and not state.ended:
+        due = _dues(state, newest)
+        if not due or min(due)[0] > now:
+            return
+        _, number, what = min(due)
+        if what == "sleep":
+            settle(turn, e.SleepEnded(number))
+        elif what == "receive":
+            settle(turn, e.ReceiveTimedOut(number))
+        elif what == "timeout":
+            _timed_out(turn, state.open[number])
+        elif what == "call":
+            _call_due(turn, state.open[number])
+        elif state.delayed is not None:
+            _start_delayed(turn, state.delayed)
+        else:
+            cancel(turn, "its deadline has passed")
+
+
+def _dues(state: SagaState, newest: int) -> list[tuple[int, int, str]]:
+    """(when, operation's number, what) of all that waits for its time; of sleeps and receives up to `newest`."""
+    due = [(until, n, "sleep") for n, until in state.sleeps.items() if n <= newest]
+    due += [(r.until, n, "receive") for n, r in state.receives.items() if r.until is not None and n <= newest]
+    due += [(c.timeout_at, n, "timeout") for n, c in state.open.items() if c.timeout_at is not None]
+    due += [(c.due, n, "call") for n, c in state.open.items() if c.due is not None]
+    if state.delayed is not None:
+        due.append((state.delayed.until, 0, "start"))
+    elif state.deadline is not None:
+        due.append((state.deadline, 0, "deadline"))
+    return due
+
+
+def _run_again(turn: Turn, call: Call) -> None:
+    """Nobody runs this local step any more. It is begun again, unless it must not be."""
+    if call.status is CallStatus.SENT and turn.once(call):
+        turn.reconcile(call)
+    elif turn.state.hold is None:
+        turn.emit(e.CommandResent(call.made.number))
+        turn.send(call)
+
+
+def _start_delayed(turn: Turn, delayed: e.StartDelayed) -> None:
+    """Its time has come. What is wrong with it by now holds the saga: nobody is left to be told."""
+    definition, state = turn.execution.definition, turn.state
+    try:
+        if definition is None:
+            raise LookupError(f"expected a saga definition {delayed.definition!r} in this application, got none")
+        started = e.SagaStarted(
+            delayed.definition, definition.plan_hash(), delayed.payload, delayed.traceparent, delayed.tracestate
+        )
+        program = Program(definition, state.saga_id, state.run, started, turn.time)
+    except (ValueError, LookupError) as error:
+        turn.quarantine(f"saga {delayed.definition!r} cannot start: {error}")
+        return
+    begin(turn, started, program)
+
+
+def _timed_out(turn: Turn, call: Call) -> None:
+    number, timeout = call.made.number, call.made.policy.timeout
+    if call.made.kind != "compensatable":
+        turn.quarantine(f"{call.made.kind} step {call.made.step!r}: expected an answer within {timeout} ms, got none")
+    elif call.status is CallStatus.SENT:
+        settle(turn, e.CallInDoubt(number, f"no answer within {timeout} ms"))
+    else:
+        settle(turn, e.CallFailed(number, b'{"reason": "timed out between two attempts"}'))
+
+
+def _call_due(turn: Turn, call: Call) -> None:
+    number = call.made.number
+    match call.status:
+        case CallStatus.SENT | CallStatus.UNDOING:
+            turn.emit(e.CommandResent(number))
+        case CallStatus.WAITING:
+            turn.emit(e.AttemptMade(number))
+        case _:
+            turn.emit(e.UndoSent(number))
+    turn.send(call)

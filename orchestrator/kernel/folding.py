@@ -1,0 +1,339 @@
+"""`evolve`, the one function that changes a saga's state: one event, by the tables.
+
+What a status becomes is the tables' to say; here is the rest of what an event means.
+"""
+
+from collections.abc import Callable, Mapping
+
+from kompensate.orchestrator.kernel import events as e
+from kompensate.orchestrator.kernel.errors import IllegalTransition
+from kompensate.orchestrator.kernel.policy import command_id
+from kompensate.orchestrator.kernel.state import OPEN, Call, SagaState
+from kompensate.orchestrator.kernel.tables import CALL, CALL_EVENTS, CHILD, SAGA, WORKER, CallStatus, Hold
+
+_OUT = (CallStatus.SENT, CallStatus.UNDOING)
+
+
+def evolve(state: SagaState, event: e.Event, time: int) -> None:
+    """Apply `event`, which happened at `time` (ms since the epoch), to `state`.
+
+    Raises IllegalTransition and leaves the state untouched where the tables do not allow it.
+    """
+    kind = type(event)
+    status = SAGA.get((state.status, kind))
+    if status is None:
+        raise IllegalTransition(f"saga {state.saga_id!r}: {kind.__name__} is not allowed while {state.status or 'new'}")
+    if kind in CALL_EVENTS:
+        _evolve_call(state, event, kind, time)  # type: ignore[arg-type]  # CALL_EVENTS names just these
+    else:
+        _APPLY[kind](state, event, time)
+    state.status = status
+    state.events += 1
+    state.updated_at = time
+
+
+_CallEvent = (
+    e.CallMade
+    | e.CommandResent
+    | e.AttemptFailed
+    | e.AttemptMade
+    | e.CallSucceeded
+    | e.CallRefused
+    | e.CallFailed
+    | e.CallInDoubt
+    | e.LateReplyArrived
+    | e.UndoSent
+    | e.UndoFailed
+    | e.CallUndone
+)
+
+
+def _evolve_call(state: SagaState, event: _CallEvent, kind: type, time: int) -> None:
+    call = state.calls.get(event.number)
+    status = CALL.get((call.status if call else None, kind))
+    if status is None:
+        was = call.status if call else "not made"
+        raise IllegalTransition(
+            f"saga {state.saga_id!r}: {kind.__name__} is not allowed for call {event.number}, which is {was}"
+        )
+    if isinstance(event, e.CallMade):
+        _next_operation(state, event)
+        _call_made(state, event, time)
+        return
+    assert call is not None  # CALL has no other event for a call that was not made
+    _CALL_APPLY[kind](state, call, event, time)
+    call.status = status
+    if event.number in state.open and status not in OPEN:
+        del state.open[event.number]
+        call.due = call.timeout_at = None
+    elif status in OPEN:
+        state.open[event.number] = call
+    if call.made.service == WORKER:
+        _note_local(state, call)
+    if call.made.kind == "pivot":
+        state.pivot = _pivot(state)
+
+
+def _note_local(state: SagaState, call: Call) -> None:
+    if call.status in _OUT:
+        state.local[call.made.number] = call
+    else:
+        state.local.pop(call.made.number, None)
+
+
+def _pivot(state: SagaState) -> CallStatus:
+    if state.pivot_passed:
+        return CallStatus.DONE
+    statuses = [call.status for call in state.calls.values() if call.made.kind == "pivot"]
+    return next((s for s in (CallStatus.DONE, CallStatus.SENT, CallStatus.WAITING) if s in statuses), statuses[-1])
+
+
+def _call_made(state: SagaState, event: e.CallMade, time: int) -> None:
+    id_ = command_id(state.app, state.saga_id, state.run, event.number, "forward", 1)
+    timeout = event.policy.timeout
+    call = Call(
+        made=event,
+        status=CallStatus.SENT,
+        id=id_,
+        forward_id=id_,
+        due=_resend_at(event, time, 0),
+        timeout_at=None if timeout is None else time + timeout,
+    )
+    if event.service == WORKER:
+        state.local[event.number] = call
+    state.calls[event.number] = state.open[event.number] = state.commands[id_] = call
+    if event.kind == "pivot":
+        state.pivot = _pivot(state)
+
+
+def _resend_at(made: e.CallMade, sent: int, resends: int) -> int | None:
+    """Only participants are asked again: a worker knows what it runs, and a child was started for good."""
+    return None if made.service in (WORKER, CHILD) else made.policy.resend_at(sent, resends)
+
+
+def _next_attempt(state: SagaState, call: Call, phase: str, attempt: int, time: int) -> None:
+    call.attempt = attempt
+    call.resends = 0
+    call.id = command_id(state.app, state.saga_id, state.run, call.made.number, phase, attempt)
+    state.commands[call.id] = call
+    if phase == "forward":
+        call.forward_id = call.id
+    call.due = _resend_at(call.made, time, 0)
+
+
+def _resent(_: SagaState, call: Call, __: e.CommandResent, time: int) -> None:
+    call.resends += 1
+    call.due = _resend_at(call.made, time, call.resends)
+
+
+def _retry_at(_: SagaState, call: Call, event: e.AttemptFailed | e.UndoFailed, __: int) -> None:
+    call.due = event.retry_at
+
+
+def _attempt_made(state: SagaState, call: Call, _: e.AttemptMade, time: int) -> None:
+    _next_attempt(state, call, "forward", call.attempt + 1, time)
+
+
+def _completed(state: SagaState, call: Call, event: e.CallSucceeded | e.CallInDoubt, __: int) -> None:
+    state.completions += 1
+    call.rank = state.completions
+    call.doubted = isinstance(event, e.CallInDoubt)
+
+
+def _undo_sent(state: SagaState, call: Call, _: e.UndoSent, time: int) -> None:
+    again = call.status is CallStatus.UNDO_WAITING
+    _next_attempt(state, call, "compensate", call.attempt + 1 if again else 1, time)
+
+
+def _late(_: SagaState, call: Call, __: e.LateReplyArrived, ___: int) -> None:
+    call.late = True
+
+
+def _nothing(*_: object) -> None:
+    """The tables say all there is to it."""
+
+
+_CALL_APPLY: dict[type, Callable[..., None]] = {  # each is called with its own kind of event
+    e.CommandResent: _resent,
+    e.AttemptFailed: _retry_at,
+    e.AttemptMade: _attempt_made,
+    e.CallSucceeded: _completed,
+    e.CallRefused: _nothing,
+    e.CallFailed: _nothing,
+    e.CallInDoubt: _completed,
+    e.LateReplyArrived: _late,
+    e.UndoSent: _undo_sent,
+    e.UndoFailed: _retry_at,
+    e.CallUndone: _nothing,
+}
+
+
+def _started(state: SagaState, event: e.SagaStarted, time: int) -> None:
+    state.started = event
+    state.started_at = time
+    state.delayed = None
+
+
+def _sleep_started(state: SagaState, event: e.SleepStarted, _: int) -> None:
+    _next_operation(state, event)
+    state.sleeps[event.number] = event.until
+
+
+def _sleep_ended(state: SagaState, event: e.SleepEnded, _: int) -> None:
+    _known(state, state.sleeps, event)
+    del state.sleeps[event.number]
+
+
+def _receive_started(state: SagaState, event: e.ReceiveStarted, _: int) -> None:
+    _next_operation(state, event)
+    state.receives[event.number] = event
+
+
+def _signal_kept(state: SagaState, event: e.SignalKept, _: int) -> None:
+    state.signals.append(event)
+    state.signal_ids.add(event.signal_id)
+
+
+def _signal_received(state: SagaState, event: e.SignalReceived, _: int) -> None:
+    _known(state, state.receives, event)
+    kept = next((s for s in state.signals if s.signal_id == event.signal_id), None)
+    if kept is None:
+        raise IllegalTransition(f"saga {state.saga_id!r}: signal {event.signal_id!r} was received but never kept")
+    state.signals.remove(kept)
+    del state.receives[event.number]
+
+
+def _receive_timed_out(state: SagaState, event: e.ReceiveTimedOut, _: int) -> None:
+    _known(state, state.receives, event)
+    del state.receives[event.number]
+
+
+def _configured(state: SagaState, event: e.SagaConfigured, _: int) -> None:
+    state.version, state.deadline = event.version, event.deadline
+    state.parent, state.parent_command = event.parent, event.parent_command
+
+
+def _delayed(state: SagaState, event: e.StartDelayed, _: int) -> None:
+    state.delayed = event
+
+
+def _pivot_declared(state: SagaState, event: e.PivotPassed, _: int) -> None:
+    _next_operation(state, event)
+    state.pivot_passed, state.pivot = True, CallStatus.DONE
+
+
+def _published(state: SagaState, event: e.ValuePublished, _: int) -> None:
+    _next_operation(state, event)
+    state.published[event.name] = event.value
+
+
+def _patch_marked(state: SagaState, event: e.PatchMarked, _: int) -> None:
+    _next_operation(state, event)
+
+
+def _undo_started(state: SagaState, event: e.UndoStarted, _: int) -> None:
+    _next_operation(state, event)
+    state.undos[event.number] = (event.first, event.last)
+    for number in dropped(state, event):
+        state.sleeps.pop(number, None)
+        state.receives.pop(number, None)
+
+
+def dropped(state: SagaState, event: e.UndoStarted) -> list[int]:
+    """The sleeps and receives that an undo ends; asked before it is applied."""
+    return [number for number in sorted((*state.sleeps, *state.receives)) if event.first <= number <= event.last]
+
+
+def _undo_ended(state: SagaState, event: e.UndoEnded, _: int) -> None:
+    _known(state, state.undos, event)
+    del state.undos[event.number]
+
+
+def _next_operation(state: SagaState, event: e.Asked) -> None:
+    if event.number != state.operations + 1:
+        raise IllegalTransition(
+            f"saga {state.saga_id!r}: {type(event).__name__} is not allowed for operation {event.number}, "
+            f"expected number {state.operations + 1}"
+        )
+    state.operations = event.number
+
+
+def _known(
+    state: SagaState,
+    waiting: Mapping[int, object],
+    event: e.SleepEnded | e.SignalReceived | e.ReceiveTimedOut | e.UndoEnded,
+) -> None:
+    if event.number not in waiting:
+        raise IllegalTransition(
+            f"saga {state.saga_id!r}: {type(event).__name__} for operation {event.number}, which is not waiting"
+        )
+
+
+def _cancel_requested(state: SagaState, event: e.CancelRequested, _: int) -> None:
+    state.cancel_reason, state.deadline = event.reason, None
+
+
+def _cancel_refused(state: SagaState, _: e.CancelRefused, __: int) -> None:
+    state.cancel_reason = state.deadline = None
+
+
+def _turned_back(state: SagaState, event: e.CompensationStarted, _: int) -> None:
+    state.cause, state.reason = event.cause, event.reason
+    state.deadline = None
+    state.sleeps.clear()
+    state.receives.clear()
+    state.undos.clear()
+
+
+def _ordered(state: SagaState, event: e.OperatorActed, _: int) -> None:
+    if event.verb == "close":
+        state.cause, state.reason = "operator", f"closed by {event.who}: {event.reason}"
+
+
+def _saga_completed(state: SagaState, event: e.SagaCompleted, _: int) -> None:
+    state.result = event.result
+
+
+def _held(state: SagaState, event: e.SagaPaused | e.SagaQuarantined, _: int) -> None:
+    state.hold = Hold.PAUSED if isinstance(event, e.SagaPaused) else Hold.QUARANTINED
+    state.hold_reason = event.reason
+
+
+def _released(state: SagaState, _: e.SagaResumed, time: int) -> None:
+    if state.hold is None:
+        raise IllegalTransition(f"saga {state.saga_id!r}: SagaResumed is not allowed, it is not held")
+    state.hold, state.hold_reason = None, ""
+    for call in state.open.values():
+        # A pivot held for its time-out would be held again at once: it gets its whole time anew.
+        if call.timeout_at is not None and call.timeout_at <= time and call.made.kind != "compensatable":
+            call.timeout_at = time + (call.made.policy.timeout or 0)
+
+
+_APPLY: dict[type, Callable[..., None]] = {  # each is called with its own kind of event
+    e.SagaStarted: _started,
+    e.SleepStarted: _sleep_started,
+    e.SleepEnded: _sleep_ended,
+    e.ReceiveStarted: _receive_started,
+    e.SignalKept: _signal_kept,
+    e.SignalReceived: _signal_received,
+    e.ReceiveTimedOut: _receive_timed_out,
+    e.CancelRequested: _cancel_requested,
+    e.CancelRefused: _cancel_refused,
+    e.CompensationStarted: _turned_back,
+    e.SagaCompleted: _saga_completed,
+    e.SagaCompensated: _nothing,
+    e.SagaCancelled: _nothing,
+    e.SagaFailed: _nothing,
+    e.SagaPaused: _held,
+    e.SagaQuarantined: _held,
+    e.SagaResumed: _released,
+    e.SagaConfigured: _configured,
+    e.StartDelayed: _delayed,
+    e.PivotPassed: _pivot_declared,
+    e.ValuePublished: _published,
+    e.PatchMarked: _patch_marked,
+    e.UndoStarted: _undo_started,
+    e.UndoEnded: _undo_ended,
+    e.SagaContinued: _nothing,
+    e.OperatorActed: _ordered,
+}

@@ -1,0 +1,167 @@
+"""Child sagas: started in the parent's transaction, their end is an answer to it."""
+
+from dataclasses import replace
+
+import pytest
+
+from kompensate.orchestrator import Context, FailSaga, StepFailed, saga
+from kompensate.orchestrator.kernel import inputs as i
+from kompensate.orchestrator.kernel.effects import AnswerParent, CancelChild
+from kompensate.orchestrator.kernel.tables import Hold, Status
+from kompensate.schemas import payloads
+from tests.fixtures.driving import CHECKOUT, SAGA_ID, Driven, Order, Release, Reserve, inventory, kinds
+
+pytestmark = pytest.mark.parametrize("cached", [True, False], ids=["cached", "replayed"])
+
+
+@saga("parent")
+async def parent(ctx: Context, order: Order) -> str:
+    await ctx.call(inventory, Reserve("o1"), undo=Release("o1"))
+    found: str = await ctx.child(CHECKOUT, order, returns=str)
+    await ctx.call(inventory, Reserve("o2"), step="after")
+    return found
+
+
+def driven_to_the_child(cached: bool) -> Driven:
+    driven = Driven(parent, cached=cached, others=[CHECKOUT])
+    driven.start()
+    driven.reply()
+    return driven
+
+
+def test_a_child_answers_its_parent(cached: bool) -> None:
+    """Its id is derived from the parent's and the call's number; its result is what the await gives."""
+    driven = driven_to_the_child(cached)
+    child = driven.child()
+
+    assert (child.saga_id, child.definition, child.answers) == (f"{SAGA_ID}.2", "checkout", child.id)
+    assert driven.state.next_due() is None, "nothing is asked again: the start is in the log for good"
+    assert kinds(driven.child_ended(value="shipped")) == ["CallSucceeded", "CallMade"]
+    driven.reply()
+    assert driven.state.result == b'"shipped"'
+
+
+def test_a_child_that_did_not_complete_is_a_failed_step(cached: bool) -> None:
+    driven = driven_to_the_child(cached)
+
+    decision = driven.child_ended("failed", {"reason": "step: no stock"})
+
+    assert kinds(decision) == ["CallFailed", "CompensationStarted", "UndoSent"]
+    assert "no stock" in driven.state.reason
+
+
+def test_a_parent_that_turns_back_cancels_its_child_and_waits(cached: bool) -> None:
+    """The steps before it are undone once the child has come to its end."""
+    driven = driven_to_the_child(cached)
+
+    assert kinds(driven.cancel()) == ["CallInDoubt", "CompensationStarted", "UndoSent"]
+    (asked,) = driven.told(CancelChild)
+    assert isinstance(asked, CancelChild)
+    assert asked.saga_id == driven.child().saga_id
+    assert kinds(driven.child_ended("refused", {"reason": "cancel"})) == ["CallUndone", "UndoSent"]
+    assert kinds(driven.reply()) == ["CallUndone", "SagaCancelled"]
+
+
+def test_a_child_past_its_pivot_holds_the_parent(cached: bool) -> None:
+    """It completes whatever the parent wants: somebody has to undo it by hand."""
+    driven = driven_to_the_child(cached)
+    driven.cancel()
+
+    assert kinds(driven.child_ended(value="shipped")) == ["LateReplyArrived", "SagaQuarantined"]
+
+    assert "past its pivot and has completed" in driven.state.hold_reason
+    assert driven.state.hold is Hold.QUARANTINED
+    assert kinds(driven.child_ended(value="shipped")) == [], "once told is enough"
+
+
+def test_a_completed_child_is_not_cancelled(cached: bool) -> None:
+    driven = driven_to_the_child(cached)
+    driven.child_ended(value="shipped")
+
+    assert kinds(driven.no()) == ["CallRefused", "CompensationStarted", "UndoSent"]
+
+    assert driven.told(CancelChild) == []
+    assert driven.sent[-1].type == "inventory.Release"
+
+
+@saga("letting-go")
+async def letting_go(ctx: Context, order: Order) -> list[str]:
+    first: str = await ctx.child("checkout", order, detached=True, saga_id="dispatch-1")
+    second: str = await ctx.child("checkout", order, detached=True, on_close="cancel")
+    if order.order_id == "fail":
+        raise FailSaga("as asked")
+    return [first, second]
+
+
+def test_a_detached_child_is_not_waited_for(cached: bool) -> None:
+    driven = Driven(letting_go, cached=cached, others=[CHECKOUT])
+
+    assert kinds(driven.start())[-1] == "SagaCompleted"
+
+    assert driven.state.result == b'["dispatch-1","%s.2"]' % SAGA_ID.encode()
+    assert driven.child().answers is None
+
+
+def test_a_detached_child_is_cancelled_where_it_is_asked_for(cached: bool) -> None:
+    """Without waiting: nobody answers."""
+    driven = Driven(letting_go, cached=cached, others=[CHECKOUT])
+
+    assert kinds(driven.start(Order("fail")))[-3:] == ["UndoSent", "CallUndone", "SagaFailed"]
+
+    (asked,) = driven.told(CancelChild)
+    assert isinstance(asked, CancelChild)
+    assert asked.saga_id == f"{SAGA_ID}.2"
+
+
+def child_of(cached: bool) -> tuple[Driven, i.StartAsked]:
+    driven = Driven(CHECKOUT, cached=cached)
+    asked = i.StartAsked(
+        driven.origin(), "checkout", payloads.encode(Order()), parent="order-0", parent_command="command-7"
+    )
+    driven.give(asked)
+    return driven, asked
+
+
+@pytest.mark.parametrize(("ends", "outcome"), [("done", "done"), ("refused", "failed"), ("cancel", "refused")], ids=str)
+def test_a_child_tells_its_end(cached: bool, ends: str, outcome: str) -> None:
+    """In the transaction of its end: completed is done, compensated failed, cancelled refused."""
+    driven, _ = child_of(cached)
+    if ends == "cancel":
+        driven.cancel()
+    while not driven.state.ended:
+        driven.reply(None, ends if ends == "refused" and driven.state.status is Status.RUNNING else "done")
+
+    (told,) = driven.told(AnswerParent)
+
+    assert isinstance(told, AnswerParent)
+    assert (told.saga_id, told.command_id, told.outcome) == ("order-0", "command-7", outcome)
+
+
+def test_an_id_that_is_anothers_is_refused(cached: bool) -> None:
+    """The parent hears of it; the same parent's start again is a duplicate."""
+    driven, asked = child_of(cached)
+    assert driven.give(asked).effects == []
+
+    decision = driven.give(replace(asked, parent="order-9", parent_command="command-8"))
+
+    (told,) = decision.effects
+    assert isinstance(told, AnswerParent)
+    assert (told.command_id, told.outcome) == ("command-8", "refused")
+    assert decision.events == []
+
+
+def test_alternatives_to_a_child(cached: bool) -> None:
+    @saga("tolerant")
+    async def tolerant(ctx: Context, order: Order) -> str:
+        try:
+            await ctx.child(CHECKOUT, order)
+        except StepFailed as error:
+            return error.reason
+        return "done"
+
+    driven = Driven(tolerant, cached=cached, others=[CHECKOUT])
+    driven.start()
+
+    driven.child_ended("failed", {"reason": "compensated"})
+
+    assert driven.state.result == b'"compensated"'
