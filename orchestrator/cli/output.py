@@ -18,7 +18,8 @@ from rich.text import Text
 
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.policy import Policy
-from kompensate.orchestrator.reading.status import Line, SagaView, readable
+from kompensate.orchestrator.reading.status import Line, SagaView
+from kompensate.orchestrator.reading.words import readable
 from kompensate.schemas.messages import timestamp
 from kompensate.schemas.topics import check_name, check_saga_id
 

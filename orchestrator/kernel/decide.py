@@ -44,6 +44,8 @@ def decide(execution: Execution, input_: i.Input) -> Decision:
             _resume(turn, input_)
         case i.OrderAsked():
             _expect_under_way(turn.state, input_.verb)
+            if turn.state.status is Status.PENDING:
+                raise Rejected(f"expected a saga that has started, got a {input_.verb} for one that has not")
             take_order(turn, input_, go_on)
     return turn.decision
 

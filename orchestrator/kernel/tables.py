@@ -119,7 +119,7 @@ SAGA: dict[tuple[Status | None, type], Status] = {
     },
     **{(s, kind): s for s in _UNDER_WAY for kind in (e.UndoSent, e.UndoFailed, e.CallUndone)},
     **{(s, kind): s for s in _UNDER_WAY for kind in (e.CommandResent, e.LateReplyArrived)},
-    **{(s, e.OperatorActed): s for s in (_S.PENDING, *_UNDER_WAY)},
+    **{(s, e.OperatorActed): s for s in _UNDER_WAY},
     (_S.RUNNING, e.CancelRefused): _S.RUNNING,
 }
 """(status, kind of event) → next status. None is a saga that does not exist yet."""

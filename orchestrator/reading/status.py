@@ -6,8 +6,7 @@ a saga: its view says so, and the others are not held up.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from json import loads
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kompensate.orchestrator.client_errors import DamagedSaga
@@ -16,12 +15,15 @@ from kompensate.orchestrator.kernel.errors import IllegalTransition
 from kompensate.orchestrator.kernel.folding import evolve
 from kompensate.orchestrator.kernel.inputs import Origin
 from kompensate.orchestrator.kernel.state import Call, SagaState
-from kompensate.orchestrator.kernel.tables import CallStatus, Hold, Status
+from kompensate.orchestrator.kernel.tables import CHILD, WORKER, CallStatus, Hold, Status
+from kompensate.orchestrator.kernel.turn import child_id
 from kompensate.orchestrator.reading.stored import Stored, Summary, read_summary
+from kompensate.orchestrator.reading.words import detail_of, readable
 from kompensate.orchestrator.sagas.journal import (
     Damaged,
     ReadPage,
     Recorded,
+    definition_of,
     read_pages,
 )
 from kompensate.schemas.codec import BadRecord
@@ -103,6 +105,9 @@ class SagaView:
     reason: str = ""
     input: Any = None
     result: Any = None
+    version: int = 1
+    parent: str = ""
+    published: dict[str, Any] = field(default_factory=dict)
     steps: tuple[StepView, ...] = ()
     detailed: bool = False
     damaged: str = ""
@@ -234,7 +239,7 @@ def view_of(found: Fold, partition: int) -> SagaView:
     calls = [call for call in state.calls.values() if call.made.number in state.open]
     return SagaView(
         state.saga_id,
-        started.definition if started else "-",
+        definition_of(state),
         str(state.status),
         state.run,
         partition,
@@ -245,11 +250,14 @@ def view_of(found: Fold, partition: int) -> SagaView:
         hold_reason=state.hold_reason,
         step=_step_text(state, calls),
         attempt=max((call.attempt for call in calls), default=None),
-        wakes_at=state.next_due(),
+        wakes_at=state.next_timer(),
         waits=tuple(waits(found)),
         last_error=found.last_error,
         compensations_left=_left(state),
         signals_kept=len(state.signals),
+        version=state.version,
+        parent=state.parent or "",
+        published={name: readable(value) for name, value in state.published.items()},
         reason=state.reason,
         input=readable(started.payload) if started else None,
         result=readable(state.result),
@@ -282,12 +290,17 @@ def waits(found: Fold) -> Iterator[str]:
         text = f"{verb}: {state.hold_reason}" if state.hold_reason else verb
         mend = f"; mend the cause, then `kompensate resume {state.saga_id}`"
         yield text if state.hold is Hold.PAUSED else text + mend
-    if state.status is Status.PENDING:
+    if state.delayed is not None:
+        yield f"for its time: it starts at {timestamp(state.delayed.until)}"
+    elif state.status is Status.PENDING:
         yield "for its start: only signals have come"
     for number, call in state.open.items():
         step, made = found.steps[number], call.made
         if call.status in (CallStatus.WAITING, CallStatus.UNDO_WAITING):
             yield f"before attempt {call.attempt + 1} of {_named(call)}, after: {step.error}"
+        elif made.service in _OWN:
+            since = timestamp((step.undo_sent_at if call.undoing else None) or step.sent_at)
+            yield f"for {_OWN[made.service]} {_named(call)}, begun {since}"
         else:
             since = timestamp((step.undo_sent_at if call.undoing else None) or step.sent_at)
             again = f", sent again {call.resends} times" if call.resends else ""
@@ -299,47 +312,12 @@ def waits(found: Fold) -> Iterator[str]:
         yield f"for a signal {receive.name!r}{until_text}"
 
 
+_OWN = {WORKER: "a worker to run", CHILD: "the end of child saga"}
+"""What is waited for of those who are no participants."""
+
+
 def _named(call: Call) -> str:
     made = call.made
+    if made.service == CHILD:
+        return f"{child_id(call)}, which is being cancelled" if call.undoing else f"{child_id(call)} ({made.type})"
     return f"{made.undo_type} (undo of {made.step})" if call.undoing else f"{made.type} (step {made.step})"
-
-
-def detail_of(event: e.Event) -> str:
-    """What an event says beyond its kind and step, as one line for a person."""
-    match event:
-        case e.SagaStarted():
-            return event.definition
-        case e.CallMade():
-            return f"{event.type}, {event.kind}"
-        case e.AttemptFailed() | e.CallRefused() | e.CallFailed() | e.UndoFailed():
-            return error_text(event.error)
-        case e.LateReplyArrived():
-            return event.outcome
-        case e.ReceiveStarted():
-            return event.name
-        case e.SignalKept():
-            return f"{event.name} ({event.signal_id})"
-        case e.SignalReceived():
-            return event.signal_id
-        case e.CompensationStarted():
-            return f"{event.cause}: {event.reason}"
-    return getattr(event, "reason", "")
-
-
-def error_text(error: bytes) -> str:
-    """A participant's error as one line: its reason where it has one."""
-    found = readable(error)
-    if isinstance(found, dict) and isinstance(found.get("reason"), str):
-        detail = found.get("detail")
-        return str(found["reason"]) if detail is None else f"{found['reason']} ({detail})"
-    return "" if found is None else str(found)
-
-
-def readable(payload: bytes | None) -> Any:
-    """A payload as its JSON value; as text where it is none, so that nothing is hidden."""
-    if payload is None or payload == b"":
-        return None
-    try:
-        return loads(payload)
-    except ValueError:
-        return payload.decode(errors="backslashreplace")

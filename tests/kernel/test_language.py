@@ -319,6 +319,20 @@ def test_a_delayed_start(cached: bool) -> None:
     assert kinds(let_go.cancel()) == ["SagaCancelled"]
 
 
+def test_signals_before_a_start_that_asks_for_more(cached: bool) -> None:
+    cases: list[tuple[dict[str, Any], list[str]]] = [
+        ({"deadline": 9_999_999}, ["SagaConfigured", "SagaStarted"]),
+        ({"not_before": 9_999_999}, ["StartDelayed"]),
+        ({"not_before": 9_999_999, "deadline": 10_000_000}, ["SagaConfigured", "StartDelayed"]),
+    ]
+    for fields, expected in cases:
+        driven = Driven(race, cached=cached)
+        driven.signal("paid")
+        asked = i.StartAsked(driven.origin(), "race", payloads.encode(Order()), **fields)
+
+        assert kinds(driven.give(asked))[: len(expected)] == expected
+
+
 @pytest.mark.parametrize("past_it", [False, True])
 def test_a_deadline_cancels(cached: bool, past_it: bool) -> None:
     """As a cancel would: past the pivot it is refused, once."""

@@ -186,8 +186,7 @@ def test_its_time_out_leaves_it_in_doubt(cached: bool) -> None:
     @saga("slow")
     async def slow(ctx: Context, order: Order) -> int:
         found: int = await ctx.run(double, 1, undo=forget, timeout=5)
-
-    return found
+        return found
 
     driven = Driven(slow, cached=cached)
     driven.start()

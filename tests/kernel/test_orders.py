@@ -158,6 +158,14 @@ def test_an_order_that_is_not_clear(cached: bool) -> None:
         driven.order("complete", payload=b"7")
 
 
+def test_an_order_for_one_that_has_not_started(cached: bool) -> None:
+    driven = Driven(cached=cached)
+    driven.signal()
+
+    with pytest.raises(Rejected, match="expected a saga that has started, got a close for one that has not"):
+        driven.order("close")
+
+
 def test_an_order_for_one_that_has_ended(cached: bool) -> None:
     driven = Driven(cached=cached)
     driven.start()

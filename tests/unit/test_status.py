@@ -6,8 +6,9 @@ import pytest
 
 from kompensate.orchestrator.client_errors import DamagedSaga
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.reading.status import SagaView, error_text, fold, readable, view
+from kompensate.orchestrator.reading.status import SagaView, fold, view
 from kompensate.orchestrator.reading.stored import stored
+from kompensate.orchestrator.reading.words import error_text, readable
 from kompensate.orchestrator.sagas.journal import read_pages
 from kompensate.schemas.messages import CANCEL, PAUSE, SIGNAL, START, Command
 from tests.fixtures.stage import Answer, Paper, refusing, silent_at
