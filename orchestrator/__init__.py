@@ -6,7 +6,8 @@ Importing this costs nothing: only the standard library and the kernel are loade
 """
 
 from kompensate.orchestrator.definitions.application import Application, Limit
-from kompensate.orchestrator.definitions.saga import DefinitionError, Saga, Scope, Step, saga
+from kompensate.orchestrator.definitions.saga import Saga, saga
+from kompensate.orchestrator.definitions.steps import NOTHING, DefinitionError, Parallel, Scope, Step, SubSaga
 from kompensate.orchestrator.kernel.context import Context, Service
 from kompensate.orchestrator.kernel.errors import (
     FailSaga,
@@ -20,6 +21,7 @@ from kompensate.orchestrator.kernel.errors import (
 from kompensate.orchestrator.kernel.policy import Policy, RetryPolicy
 
 __all__ = [
+    "NOTHING",
     "Application",
     "Context",
     "DefinitionError",
@@ -27,6 +29,7 @@ __all__ = [
     "Limit",
     "NotDone",
     "OperationCancelled",
+    "Parallel",
     "Policy",
     "Refuse",
     "RetryPolicy",
@@ -37,5 +40,6 @@ __all__ = [
     "StepFailed",
     "StepInDoubt",
     "StepRefused",
+    "SubSaga",
     "saga",
 ]

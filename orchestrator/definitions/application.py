@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kompensate.orchestrator.definitions.saga import AsyncSaga, DefinitionError, Saga
+from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
+from kompensate.orchestrator.definitions.steps import DefinitionError
 from kompensate.orchestrator.kernel.context import Service
 from kompensate.schemas.topics import check_name
 
@@ -61,4 +62,9 @@ class Application:
         for saga in sagas:
             check_name("saga", saga.name)
             named += saga.services
+            for child in saga.children if isinstance(saga, Saga) else ():
+                if child not in self.sagas:
+                    raise DefinitionError(
+                        f"application {name!r}: expected saga {child!r} among its sagas, saga {saga.name!r} starts it"
+                    )
         self.services = tuple(sorted({check_name("service", service) for service in named}))

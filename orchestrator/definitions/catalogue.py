@@ -4,7 +4,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from kompensate.orchestrator.definitions.application import Application
-from kompensate.orchestrator.definitions.saga import AsyncSaga, Plan, Saga
+from kompensate.orchestrator.definitions.plan import Plan
+from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
 from kompensate.orchestrator.kernel.context import Context, Payloads
 from kompensate.schemas import payloads as json_payloads
 

@@ -121,7 +121,8 @@ class Context:
         """Send `command` to `service`; await it for the participant's result.
 
         `undo` is the compensating command, registered before the action is sent. `kind` is
-        compensatable, pivot or retriable; past the pivot every call is retriable. `returns` is the
+        compensatable, pivot, retriable or notification (sent, and nobody waits for what becomes of it); past the pivot
+        every other call is retriable. `returns` is the
         result's type (default: plain JSON values); `step` names the call (default: the command's type).
         Seconds: `resend_after` until the same command goes out again, `timeout` until the step is in doubt.
         `policy` gives all of these as a plan stores them.
@@ -166,6 +167,8 @@ class Context:
         The await raises StepRefused, StepFailed or StepInDoubt.
         """
         _check_kind(kind, undo)
+        if kind not in LOCAL_POLICIES:
+            raise ValueError(f"run: expected a kind of {tuple(LOCAL_POLICIES)}, got {kind!r}")
         for role, given in (("function", function), ("undo", undo), ("reconcile", reconcile)):
             if given is not None and not callable(given):
                 raise TypeError(f"run: expected a function as {role}, got {type(given).__name__}")
@@ -426,6 +429,7 @@ DEFAULT_POLICIES = {
     "compensatable": Policy(timeout=300_000),
     "pivot": Policy(),
     "retriable": Policy(attempts=0),
+    "notification": Policy(),
 }
 """A compensatable step is in doubt after five minutes; the pivot and what follows are never given up."""
 LOCAL_POLICIES = {"compensatable": Policy(), "pivot": Policy(), "retriable": Policy(attempts=0)}

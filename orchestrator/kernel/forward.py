@@ -128,7 +128,8 @@ def _record(turn: Turn, program: Program, operation: Operation) -> None:
 def _record_call(turn: Turn, program: Program, number: int, asked: CallAsked | LocalAsked | ChildAsked) -> None:
     state = turn.state
     call = asked if isinstance(asked, CallAsked) else asked.call
-    if state.pivot is CallStatus.DONE and call.kind != "retriable" and not isinstance(asked, ChildAsked):
+    bound = isinstance(asked, ChildAsked) or call.kind in ("retriable", "notification")
+    if state.pivot is CallStatus.DONE and not bound:
         call = call._replace(kind="retriable", undo_type=None, undo_payload=None, policy=_retriable(call))
     turn.emit(e.CallMade(number, *call))
     result = b"null"
@@ -139,8 +140,9 @@ def _record_call(turn: Turn, program: Program, number: int, asked: CallAsked | L
         result = b'"%s"' % (call.undo_payload or b"")
     elif call.type:
         turn.send(state.calls[number])
-        return
-    # A compensation that is registered, a child that is let go: there is nothing to wait for.
+        if call.kind != "notification":
+            return
+    # A compensation that is registered, a notification, a child that is let go: there is nothing to wait for.
     turn.emit(e.CallSucceeded(number, result))
     program.deliver(number, result, None, turn.time, state.events)
 

@@ -64,8 +64,9 @@ ON_CLOSE = {"cancel": (CANCEL_CHILD, LET_GO_CHILD), "abandon": (None, None)}
 VERBS = ("retry", "skip", "complete", "compensate", "close")
 """What an operator may order."""
 
-KINDS = ("compensatable", "pivot", "retriable")
-"""A step can be undone, is the point of no return, or comes after it and is only ever tried again."""
+KINDS = ("compensatable", "pivot", "retriable", "notification")
+"""A step can be undone, is the point of no return, or comes after it and is only ever tried again; or it is sent, and
+nobody waits for what becomes of it."""
 
 CAUSES = ("step", "cancel", "fail", "operator")
 """Why a saga turns back: a step did not succeed, cancelling was asked for, the program raised FailSaga, somebody

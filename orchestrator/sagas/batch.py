@@ -3,7 +3,7 @@
 from dataclasses import replace
 from logging import getLogger
 
-from kompensate.orchestrator.definitions.saga import Plan
+from kompensate.orchestrator.definitions.plan import Plan
 from kompensate.orchestrator.kernel.effects import AnswerParent, CancelChild, Effect, RunWork, SendCommand, StartChild
 from kompensate.orchestrator.kernel.inputs import StartAsked
 from kompensate.orchestrator.kernel.state import SagaState

@@ -7,7 +7,7 @@ are not decoded until their saga is woken.
 from collections.abc import Mapping, Sequence
 from logging import getLogger
 
-from kompensate.orchestrator.definitions.saga import Plan
+from kompensate.orchestrator.definitions.plan import Plan
 from kompensate.orchestrator.errors import Corrupted
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.sagas.entry import Entry

@@ -7,7 +7,7 @@ import pytest
 
 from kompensate.compose.local.kafka import Kafka
 from kompensate.compose.local.stack import Stack
-from kompensate.orchestrator import Application, Saga, Service, Step
+from kompensate.orchestrator import NOTHING, Application, Saga, Service, Step
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.topics import TopicAdmin
 
@@ -19,7 +19,9 @@ class Reserve:
     order_id: str
 
 
-APPLICATION = Application("shop", [Saga("checkout", Reserve, [Step("reserve", Service("inventory"), Reserve)])])
+APPLICATION = Application(
+    "shop", [Saga("checkout", Reserve, [Step("reserve", Service("inventory"), Reserve, undo=NOTHING)])]
+)
 
 
 @pytest.mark.stack

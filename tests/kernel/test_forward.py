@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kompensate.orchestrator import Context, Policy, Saga, Step, saga
+from kompensate.orchestrator import NOTHING, Context, Policy, Saga, Step, saga
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.decide import Decision
 from kompensate.orchestrator.kernel.effects import SendCommand
@@ -78,8 +78,8 @@ def test_steps_see_the_input_and_earlier_results() -> None:
         "made",
         Order,
         [
-            Step("reserve", inventory, Reserve, returns=int),
-            Step("charge", payments, Charge, make=lambda s: Charge(f"{s.input.order_id}/{s['reserve']}")),
+            Step("reserve", inventory, Reserve, undo=NOTHING, returns=int),
+            Step("charge", payments, Charge, undo=NOTHING, make=lambda s: Charge(f"{s.input.order_id}/{s['reserve']}")),
         ],
         result=lambda s: {"charged": s["charge"]},
     )

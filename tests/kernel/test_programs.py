@@ -112,7 +112,7 @@ MISTAKES = [
     (_calls_nobody, "call: expected a service of this application (inventory, payments, shipping), got 'nobody'"),
     (_sends_what_cannot_be_encoded, "payload object: expected a dataclass"),
     (_undoes_a_pivot, "a pivot step is never undone, got undo Release"),
-    (_kind_of_nothing, "kind: expected one of ('compensatable', 'pivot', 'retriable'), got 'optional'"),
+    (_kind_of_nothing, "kind: expected one of ('compensatable', 'pivot', 'retriable', 'notification'), got 'optional'"),
     (_sleeps_backwards, "sleep: expected 0 to 3162240000 seconds (100 years), got -1"),
     (_sleeps_for_ever, "sleep: expected 0 to 3162240000 seconds (100 years), got 1e+17"),
     (_waits_for_ever, "receive: expected 0 to 3162240000 seconds (100 years), got inf"),

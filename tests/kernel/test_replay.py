@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kompensate.orchestrator import Context, Saga, Step, saga
+from kompensate.orchestrator import NOTHING, Context, Saga, Step, saga
 from kompensate.orchestrator.definitions.saga import AsyncSaga
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.decide import Decision
@@ -178,7 +178,7 @@ def test_a_declared_saga_keeps_its_plan() -> None:
     ("steps", "got"),
     [
         ((RESERVE_STEP,), "none of that name"),
-        ((RESERVE_STEP, Step("charge", payments, Charge)), "command 'payments.Charge' and undo None"),
+        ((RESERVE_STEP, Step("charge", payments, Charge, undo=NOTHING)), "command 'payments.Charge' and undo None"),
         (
             (RESERVE_STEP, Step("charge", inventory, Charge, undo=Refund)),
             "command 'inventory.Charge' and undo 'inventory.Refund'",

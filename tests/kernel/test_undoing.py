@@ -2,7 +2,7 @@
 
 import pytest
 
-from kompensate.orchestrator import Context, FailSaga, Policy, Saga, Step, saga
+from kompensate.orchestrator import NOTHING, Context, FailSaga, Policy, Saga, Step, saga
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.decide import Decision
 from kompensate.orchestrator.kernel.errors import Rejected, StepInDoubt
@@ -60,9 +60,9 @@ def test_a_first_refusal_has_nothing_to_undo() -> None:
 def test_a_step_without_undo_is_left_as_it_is() -> None:
     """Only steps that name an undo are undone."""
     steps = [
-        Step("reserve", inventory, Reserve),
+        Step("reserve", inventory, Reserve, undo=NOTHING),
         Step("charge", payments, Charge, undo=Refund),
-        Step("s", shipping, Ship),
+        Step("s", shipping, Ship, undo=NOTHING),
     ]
     driven = Driven(Saga("partly", Order, steps))
     driven.start()

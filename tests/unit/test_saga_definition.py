@@ -6,8 +6,9 @@ from typing import Any, TypedDict
 import msgspec
 import pytest
 
-from kompensate.orchestrator import Application, Context, Policy, Saga, Scope, Service, Step, saga
-from kompensate.orchestrator.definitions.saga import DefinitionError, Plan
+from kompensate.orchestrator import NOTHING, Application, Context, Policy, Saga, Scope, Service, Step, saga
+from kompensate.orchestrator.definitions.plan import Plan
+from kompensate.orchestrator.definitions.steps import DefinitionError
 from kompensate.orchestrator.kernel.policy import RetryPolicy
 from tests.fixtures.driving import (
     CHECKOUT,
@@ -57,15 +58,19 @@ CONFIRM = Step("confirm", inventory, Confirm, kind="retriable")
 WRONG: list[tuple[list[Step], str]] = [
     ([], "saga 'wrong': expected at least one step, got none"),
     ([RESERVE, RESERVE], "saga 'wrong', step 'reserve': expected each step's name once, got it again"),
-    ([Step("a/b", inventory, Reserve)], "saga 'wrong', step 'a/b': step: expected 1 to 100 of A-Z a-z 0-9 . _ -"),
-    ([Step("", inventory, Reserve)], "saga 'wrong', step '': step: expected 1 to 100"),
     (
-        [Step("reserve", Service("in/ventory"), Reserve)],
+        [Step("a/b", inventory, Reserve, undo=NOTHING)],
+        "saga 'wrong', step 'a/b': step: expected 1 to 100 of A-Z a-z 0-9 . _ -",
+    ),
+    ([Step("", inventory, Reserve, undo=NOTHING)], "saga 'wrong', step '': step: expected 1 to 100"),
+    (
+        [Step("reserve", Service("in/ventory"), Reserve, undo=NOTHING)],
         "saga 'wrong', step 'reserve': service: expected 1 to 100 of A-Z a-z 0-9 . _ - beginning with",
     ),
     (
         [Step("reserve", inventory, Reserve, kind="optional")],
-        "saga 'wrong', step 'reserve': expected a kind of ('compensatable', 'pivot', 'retriable'), got 'optional'",
+        "saga 'wrong', step 'reserve': expected a kind of "
+        "('compensatable', 'pivot', 'retriable', 'notification'), got 'optional'",
     ),
     (
         [Step("ship", shipping, Ship, kind="pivot", undo=Release)],
@@ -89,7 +94,7 @@ WRONG: list[tuple[list[Step], str]] = [
     ),
     ([CONFIRM], "saga 'wrong', step 'confirm': expected a pivot before a retriable step, got none"),
     (
-        [Step("pack", shipping, Parcel)],
+        [Step("pack", shipping, Parcel, undo=NOTHING)],
         "saga 'wrong', step 'pack': expected Order with weight for Parcel, got order_id: add the field, or",
     ),
     (
@@ -97,11 +102,11 @@ WRONG: list[tuple[list[Step], str]] = [
         "saga 'wrong', step 'reserve': expected Order with weight for Parcel",
     ),
     (
-        [Step("odd", inventory, Opaque)],
+        [Step("odd", inventory, Opaque, undo=NOTHING)],
         "saga 'wrong', step 'odd': expected a dataclass or msgspec Struct as a command, got Opaque",
     ),
     (
-        [Step("typed", inventory, Typed)],
+        [Step("typed", inventory, Typed, undo=NOTHING)],
         "saga 'wrong', step 'typed': expected a dataclass or msgspec Struct as a command, got Typed",
     ),
     (
@@ -109,23 +114,23 @@ WRONG: list[tuple[list[Step], str]] = [
         "saga 'wrong', step 'reserve': expected a dataclass or msgspec Struct as a command, got dict",
     ),
     (
-        [Step("reserve", inventory, Reserve, timeout=0)],
+        [Step("reserve", inventory, Reserve, undo=NOTHING, timeout=0)],
         "saga 'wrong', step 'reserve': policy timeout: expected a whole number from 1 to 3162240000000, got 0",
     ),
     (
-        [Step("reserve", inventory, Reserve, resend_after=-1)],
+        [Step("reserve", inventory, Reserve, undo=NOTHING, resend_after=-1)],
         "saga 'wrong', step 'reserve': policy resend_after: expected a whole number from 1 to",
     ),
     (
-        [Step("reserve", inventory, Reserve, retry=RetryPolicy(initial_interval=9, maximum_interval=8))],
+        [Step("reserve", inventory, Reserve, undo=NOTHING, retry=RetryPolicy(initial_interval=9, maximum_interval=8))],
         "saga 'wrong', step 'reserve': policy retry_max: expected at least retry_initial 9000, got 8000",
     ),
     (
-        [Step("reserve", inventory, Reserve, retry=RetryPolicy(backoff_coefficient=0.5))],
+        [Step("reserve", inventory, Reserve, undo=NOTHING, retry=RetryPolicy(backoff_coefficient=0.5))],
         "saga 'wrong', step 'reserve': policy retry_percent: expected a whole number from 100 to 100000, got 50",
     ),
     (
-        [Step("reserve", inventory, Reserve, timeout=float("inf"))],
+        [Step("reserve", inventory, Reserve, undo=NOTHING, timeout=float("inf"))],
         "saga 'wrong', step 'reserve': expected finite times in seconds",
     ),
     (
@@ -133,11 +138,11 @@ WRONG: list[tuple[list[Step], str]] = [
         "saga 'wrong', step 'reserve': expected a type as undo, got a value of type Release: give its class",
     ),
     (
-        [Step("note", inventory, Note("o1"))],  # type: ignore[arg-type]  # that is the mistake
+        [Step("note", inventory, Note("o1"), undo=NOTHING)],  # type: ignore[arg-type]  # that is the mistake
         "saga 'wrong', step 'note': expected a type as command, got a value of type Note: give its class",
     ),
     (
-        [Step("reserve", None, Reserve)],  # type: ignore[arg-type]  # that is the mistake
+        [Step("reserve", None, Reserve, undo=NOTHING)],  # type: ignore[arg-type]  # that is the mistake
         "saga 'wrong', step 'reserve': expected a Service or its name, got NoneType",
     ),
 ]
@@ -160,13 +165,13 @@ def test_an_input_that_does_not_tell_its_fields(input_: Any) -> None:
     ):
         Saga("wrong", input_, [RESERVE])
 
-    made = Step("reserve", inventory, Reserve, make=lambda s: Reserve("o1"))
+    made = Step("reserve", inventory, Reserve, undo=NOTHING, make=lambda s: Reserve("o1"))
     assert Saga("right", input_, [made]).plan.steps[0].type == "inventory.Reserve"
 
 
 def test_fields_are_filled_by_name() -> None:
     """From dataclasses, Structs and TypedDicts; a field with a default may be missing."""
-    steps = [Step("gift", inventory, Gift), Step("note", inventory, Note)]
+    steps = [Step("gift", inventory, Gift, undo=NOTHING), Step("note", inventory, Note, undo=NOTHING)]
     for input_, value in ((Order, Order("o9")), (Typed, {"order_id": "o9"}), (Note, Note("o9", "hello"))):
         driven = Driven(Saga("filled", input_, steps))
         driven.start(value)
@@ -179,7 +184,7 @@ def test_fields_are_filled_by_name() -> None:
 def test_a_make_callable_that_makes_something_else() -> None:
     """It is the step's type that participants know: another is the program's mistake, and holds the saga."""
     wrong: Any = lambda s: Charge("o1")  # noqa: E731  # as an author would write it in the list
-    driven = Driven(Saga("made", Order, [Step("reserve", inventory, Reserve, make=wrong)]))
+    driven = Driven(Saga("made", Order, [Step("reserve", inventory, Reserve, undo=NOTHING, make=wrong)]))
 
     driven.start()
 
@@ -189,7 +194,7 @@ def test_a_make_callable_that_makes_something_else() -> None:
 def test_seconds_become_milliseconds() -> None:
     """A step's times reach the kernel as whole milliseconds; what is not given is the kind's default."""
     retry = RetryPolicy(initial_interval=0.5, backoff_coefficient=1.5, maximum_interval=30, maximum_attempts=7)
-    step = Step("reserve", inventory, Reserve, retry=retry, resend_after=2.5, timeout=10)
+    step = Step("reserve", inventory, Reserve, undo=NOTHING, retry=retry, resend_after=2.5, timeout=10)
 
     assert step.policy() == Policy(2_500, 10_000, 7, 500, 150, 30_000, 10)
     assert SHIP.policy() == Policy(timeout=None)
@@ -219,7 +224,11 @@ def test_the_plan_is_canonical() -> None:
     """The same definition has the same bytes and hash everywhere; any change of a step is another plan."""
     again = Saga("checkout", Order, list(CHECKOUT.steps.values()))
     steps = list(CHECKOUT.steps.values())
-    others = [steps[:3], [steps[1], steps[0], *steps[2:]], [Step("reserve", inventory, Reserve), *steps[1:]]]
+    others = [
+        steps[:3],
+        [steps[1], steps[0], *steps[2:]],
+        [Step("reserve", inventory, Reserve, undo=NOTHING), *steps[1:]],
+    ]
 
     assert again.plan.encode() == CHECKOUT.plan.encode()
     assert CHECKOUT.plan.hash == "5742e649b9ffd848"

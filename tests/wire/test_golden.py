@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kompensate.orchestrator.definitions.saga import Plan
+from kompensate.orchestrator.definitions.plan import Plan
 from kompensate.orchestrator.kernel.events import EVENTS
 from kompensate.orchestrator.sagas.journal import read_page, read_watermark
 from kompensate.schemas import codec
@@ -45,7 +45,7 @@ def _read_record(value: bytes) -> Any:
             return read_watermark(value)._asdict()
         case codec.PLAN:
             plan: bytes = codec.decode(value, codec.PLAN)["plan"]
-            return asdict(Plan.decode(plan, Plan.hash_of(plan)))
+            return json.loads(Plan.decode(plan, Plan.hash_of(plan)).encode())
         case codec.SUMMARY:
             return codec.decode(value, codec.SUMMARY)
     raise AssertionError("every schema has its case")

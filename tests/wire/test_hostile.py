@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kompensate.orchestrator.definitions.saga import Plan
+from kompensate.orchestrator.definitions.plan import Plan
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.sagas.journal import Damaged, StateHeader, read_page, read_pages, read_watermark
 from kompensate.schemas import codec

@@ -1,0 +1,47 @@
+"""A step's messages, filled by name from the saga's input or made by the author's callable."""
+
+import inspect
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any
+
+from kompensate.orchestrator.definitions.steps import Make, Scope
+
+
+def message(type_: type, make: Make | None, scope: Scope) -> object:
+    """A message of that type for this saga. Raises what the callable raises, TypeError for another type."""
+    if make is not None:
+        message = make(scope)
+        if type(message) is not type_:
+            raise TypeError(f"expected {type_.__name__}, got {type(message).__name__} from its make callable")
+        return message
+    value = scope.input
+    if isinstance(value, dict):
+        return type_(**{name: value[name] for name in field_names(type_) or () if name in value})
+    given: Any = type(value)
+    return type_(**{name: getattr(value, name) for name in _filled(type_, given)})
+
+
+@cache
+def _filled(type_: type, given: type) -> tuple[str, ...]:
+    """The fields of a message type that a value of type `given` has something for."""
+    has = field_names(given) or ()
+    return tuple(name for name in field_names(type_) or () if name in has or hasattr(given, name))
+
+
+@cache
+def field_names(type_: type) -> tuple[str, ...] | None:
+    """Names of a message type's fields; None where the type does not tell."""
+    if is_dataclass(type_):
+        return tuple(f.name for f in fields(type_))
+    struct: tuple[str, ...] | None = getattr(type_, "__struct_fields__", None)
+    if struct is not None:
+        return struct
+    return tuple(type_.__annotations__) if hasattr(type_, "__required_keys__") else None
+
+
+@cache
+def optional_fields(type_: type) -> set[str]:
+    """Fields of a message type that have a default."""
+    parameters = inspect.signature(type_).parameters.values()
+    return {p.name for p in parameters if p.default is not inspect.Parameter.empty}
