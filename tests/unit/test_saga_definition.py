@@ -69,8 +69,10 @@ WRONG: list[tuple[list[Step], str]] = [
     ),
     (
         [Step("reserve", inventory, Reserve, kind="optional")],
-        "saga 'wrong', step 'reserve': expected a kind of "
-        "('compensatable', 'pivot', 'retriable', 'notification'), got 'optional'",
+        (
+            "saga 'wrong', step 'reserve': expected a kind of "
+            "('compensatable', 'pivot', 'retriable', 'notification'), got 'optional'"
+        ),
     ),
     (
         [Step("ship", shipping, Ship, kind="pivot", undo=Release)],
