@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -16,7 +17,7 @@ from kompensate.orchestrator.testing import InlineSteps, MemoryBroker, MemoryLog
 from kompensate.orchestrator.worker.loop import Loop
 from kompensate.schemas.messages import START, Command, Reply, Request
 from kompensate.schemas.topics import Topics, partition_of
-from tests.fixtures.echo_app import COMMANDS, PARTITIONS, app
+from tests.fixtures.echo_app import COMMANDS, LOCAL_RUNS, PARTITIONS, app
 
 SAGAS, TURNS, STEPS_MAX = 30, 300, 20_000
 SLOTS = ("a", "b", "c")
@@ -170,6 +171,11 @@ class Weather:
                 del self.workers[slot]
                 self.broker.expire_member(app.name, self.logs[slot].member)
 
+    def expected(self) -> dict[str, str]:
+        """Every saga with its definition: those that were started, and their children."""
+        children = {f"{saga_id}.2": "four" for saga_id, definition in self.started.items() if definition == "crew"}
+        return {**self.started, **children}
+
     def ended(self) -> dict[str, str]:
         found = {}
         for partition in range(PARTITIONS):
@@ -181,8 +187,12 @@ class Weather:
 
 
 @pytest.mark.parametrize("round_", range(12))
-def test_sagas_in_bad_weather(round_: int) -> None:
-    """Whatever aborts, dies, falls silent, moves or is compacted: every saga completes, each command stands once."""
+def test_sagas_in_bad_weather(round_: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever aborts, dies, falls silent, moves or is compacted: every saga completes, each command stands once.
+
+    Sagas with local steps and children among them: every child was started once, every local step ran.
+    """
+    monkeypatch.chdir(tmp_path)  # local steps note there that they ran
     seed = random.randrange(2**32)
     print(f"seed {seed}")
     weather = Weather(seed)
@@ -202,7 +212,7 @@ def test_sagas_in_bad_weather(round_: int) -> None:
     if not weather.workers:
         weather.work("a")
     for _ in range(STEPS_MAX):
-        if weather.ended().keys() == weather.started.keys():
+        if weather.ended().keys() == weather.expected().keys():
             break
         weather.turn()
 
@@ -210,9 +220,11 @@ def test_sagas_in_bad_weather(round_: int) -> None:
     for partition in range(PARTITIONS):
         for record in weather.broker.read(weather.topics.commands("echo"), partition):
             commands[Command.parse(record.headers, record.value).id] += 1
-    assert weather.ended().keys() == weather.started.keys()
+    assert weather.ended().keys() == weather.expected().keys()
     assert {id_: count for id_, count in commands.items() if count > 1} == {}
-    assert len(commands) == sum(COMMANDS[definition] for definition in weather.started.values())
+    assert len(commands) == sum(COMMANDS[definition] for definition in weather.expected().values())
+    runs = set((tmp_path / LOCAL_RUNS).read_text().split()) if (tmp_path / LOCAL_RUNS).exists() else set()
+    assert len(runs) == 2 * list(weather.started.values()).count("crew"), "one key a local step"
     assert all(not loop.status.stopped for loop in weather.workers.values())
     for partition in range(PARTITIONS):
         marks = [r for r in weather.broker.read(weather.topics.state, partition) if r.key == b"__wm/%d" % partition]
