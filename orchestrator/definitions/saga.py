@@ -264,6 +264,8 @@ def _field_names(type_: type) -> tuple[str, ...] | None:
     struct: tuple[str, ...] | None = getattr(type_, "__struct_fields__", None)
     if struct is not None:
         return struct
+    if hasattr(type_, "model_validate_json"):
+        return tuple(type_.model_fields)  # type: ignore[attr-defined]  # pydantic's classes have them
     return tuple(type_.__annotations__) if hasattr(type_, "__required_keys__") else None
 
 
@@ -304,8 +306,10 @@ def _check_types(where: str, step: Step) -> None:
         if not isinstance(type_, type | None) and get_origin(type_) is None:
             got = type(type_).__name__
             raise DefinitionError(f"{where}: expected a type as {role}, got a value of type {got}: give its class")
-        if type_ is not None and not (is_dataclass(type_) or hasattr(type_, "__struct_fields__")):
-            raise DefinitionError(f"{where}: expected a dataclass or msgspec Struct as a command, got {_name(type_)}")
+        if type_ is not None and (_field_names(type_) is None or hasattr(type_, "__required_keys__")):
+            raise DefinitionError(
+                f"{where}: expected a dataclass, msgspec Struct or pydantic model as a command, got {_name(type_)}"
+            )
 
 
 def _check_times(where: str, step: Step) -> None:
