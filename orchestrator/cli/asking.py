@@ -19,6 +19,7 @@ from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.reading.lookup import Lookup
 from kompensate.orchestrator.reading.outcomes import Sent
 from kompensate.orchestrator.reading.reader import Reader
+from kompensate.schemas.payloads import BadPayload
 
 SOURCE = "kompensate:cli"
 
@@ -37,17 +38,15 @@ timeout_option = click.option(
 
 @contextmanager
 def client(cluster: Cluster) -> Iterator[Client]:
-    """A client for one command."""
+    """A client for one command. What cannot be a payload is wrong usage."""
     quiet()
     payloads = None if cluster.application is None else cluster.application.payloads
-    with Client(
-        *(cluster.bootstrap, cluster.app),
-        prefix=cluster.prefix,
-        kafka=cluster.kafka,
-        source=SOURCE,
-        payloads=payloads,
-    ) as found:
-        yield found
+    options: dict[str, Any] = {"prefix": cluster.prefix, "kafka": cluster.kafka, "payloads": payloads}
+    try:
+        with Client(cluster.bootstrap, cluster.app, source=SOURCE, **options) as found:
+            yield found
+    except BadPayload as error:
+        raise click.UsageError(str(error)) from error
 
 
 @contextmanager
