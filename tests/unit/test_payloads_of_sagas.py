@@ -292,6 +292,25 @@ def test_a_missing_blob_holds_the_saga(tmp_path: Path) -> None:
     assert company.seen(company.format).result == {"number": SECRET, "code": 1}
 
 
+def test_a_result_that_cannot_be_stored_waits(tmp_path: Path) -> None:
+    """The store is away when a participant answers: nothing of the command is kept, and it is done again later."""
+    blobs = tmp_path / "blobs"
+    database = tmp_path / "database"
+    database.mkdir()
+    company = Company(database, PayloadFormat([ClaimCheck(f"file://{blobs}", above=15)]))
+    company.start(Card("1"))
+    blobs.rename(tmp_path / "away")
+    blobs.write_text("in the way")
+    assert isinstance(company.serve(), Later)
+
+    blobs.unlink()
+    (tmp_path / "away").rename(blobs)
+    company.serve()
+    company.signal(1)
+    assert company.seen(company.format).result == {"number": "1", "code": 1}
+    assert company.dead == []
+
+
 def test_the_same_input_under_another_key_is_a_duplicate(tmp_path: Path) -> None:
     """A start that is sent again after the key was changed is no other start."""
     company = Company(tmp_path, OLD)
