@@ -9,12 +9,14 @@ writes the others read. Plain JSON is read whatever the format, so that codecs c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kompensate.schemas import payloads
-from kompensate.schemas.avro import AvroPayloads
 from kompensate.schemas.envelope import AVRO_FIRST, NAME_BYTES_MAX, told, unwrap, wrap
 from kompensate.schemas.payloads import BadPayload, PayloadUnavailable, check_size, name_of
+
+if TYPE_CHECKING:  # it brings fastavro, which most formats do without
+    from kompensate.schemas.avro import AvroPayloads
 
 PLAIN_BYTES_MAX = 64 * 1024 * 1024
 """Of a payload before any codec: what is read, decompressed or fetched for one stays below it."""
@@ -54,7 +56,7 @@ class PayloadCodec(Protocol):
 class PayloadFormat:
     """Codecs in the order in which they write, and the types that are Avro. Raises ValueError for a bad name."""
 
-    def __init__(self, codecs: Sequence[PayloadCodec] = (), *, avro: AvroPayloads | None = None) -> None:
+    def __init__(self, codecs: Sequence[PayloadCodec] = (), *, avro: "AvroPayloads | None" = None) -> None:
         self._codecs = tuple(codecs)
         self._by_name = {codec.name: codec for codec in self._codecs}
         self._avro = avro
@@ -87,10 +89,20 @@ class PayloadFormat:
 
     def decode(self, data: bytes | None, kind: Any, owner: Owner) -> Any:
         """Read bytes as a `kind`, from whatever codecs and schema they name. Raises BadPayload, PayloadUnavailable."""
-        data = self.open(b"null" if data is None else data, owner)
-        if self._avro is not None and data.startswith(AVRO_FIRST):
-            return self._avro.decode(data, kind)
-        return payloads.decode(data, kind)
+        plain = self.open(b"null" if data is None else data, owner)
+        try:
+            if self._avro is not None and plain.startswith(AVRO_FIRST):
+                return self._avro.decode(plain, kind)
+            return payloads.decode(plain, kind)
+        except BadPayload as error:
+            if plain is data or isinstance(error, PayloadUnavailable):
+                raise
+            # Reasons are stored and logged in the clear: they must not quote what was encrypted.
+            place = " - at " + str(error).partition(" - at ")[2].partition(";")[0] if " - at " in str(error) else ""
+            raise BadPayload(
+                f"payload {name_of(kind)}: expected what reads as one, got something else{place} "
+                "(it was encoded, and is not quoted)"
+            ) from None
 
     def open(self, data: bytes, owner: Owner) -> bytes:
         """JSON or Avro bytes as they were before the codecs. Raises BadPayload, PayloadUnavailable."""

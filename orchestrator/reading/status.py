@@ -143,7 +143,7 @@ class Fold:
     def add(self, recorded: Recorded) -> None:
         """Apply one event."""
         event, time = opened(recorded.event, self._payloads), recorded.origin.time
-        evolve(self.state, event, time)
+        evolve(self.state, recorded.event, time)
         detail = detail_of(event)
         call = self.state.calls.get(getattr(event, "number", 0))
         if call is not None:
@@ -154,6 +154,10 @@ class Fold:
         id_ = call.id if call is not None else ""
         line = Line(recorded.sequence, time, time - before, event, step, attempt, detail, recorded.origin, id_)
         self.lines.append(line)
+
+    def readable(self, payload: bytes | None) -> Any:
+        """A payload of the saga as its JSON value, as text where it is none or cannot be read."""
+        return readable(payload if payload is None else legible(payload, self._payloads))
 
     def _step(self, call: Call, event: e.Event, time: int, detail: str) -> None:
         made = call.made
@@ -274,8 +278,8 @@ def view_of(found: Fold, partition: int) -> SagaView:
         parent=state.parent or "",
         published={name: readable(value) for name, value in state.published.items()},
         reason=state.reason,
-        input=readable(started.payload) if started else None,
-        result=readable(state.result),
+        input=found.readable(started.payload) if started else None,
+        result=found.readable(state.result),
         steps=tuple(found.steps.values()),
         detailed=True,
     )

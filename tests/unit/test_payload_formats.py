@@ -1,6 +1,7 @@
 """Payload formats: what one writes the same one reads, and nobody takes an encoded payload for data."""
 
 import sys
+import traceback
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -95,6 +96,16 @@ def test_ciphertext_shows_nothing() -> None:
 
     assert SECRET.encode() not in data
     assert b"2026" in data
+
+
+@pytest.mark.parametrize("value", [SECRET, {"number": [SECRET]}, {"number": "1", "notes": {SECRET: 1}}, [SECRET]])
+def test_no_error_quotes_what_was_encrypted(value: object) -> None:
+    """Reasons are stored in the clear: they name type and place, and leave out the rest, causes too."""
+    found = bound(AesGcm(KEYS, write="2026"))
+
+    with pytest.raises(BadPayload, match=r"payload Card: expected what reads as one, got something else.*") as raised:
+        found.decode(found.encode(value), Card)
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
 
 
 def test_keys_rotate() -> None:

@@ -13,8 +13,9 @@ from kompensate.orchestrator import Application, Context, Saga, Service, Step, s
 from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.reading.outcomes import Sent, judged
+from kompensate.orchestrator.reading.rebuilding import Cut, rebuilt
 from kompensate.orchestrator.reading.status import SagaView, fold, view
-from kompensate.orchestrator.reading.stored import stored
+from kompensate.orchestrator.reading.stored import Stored, stored
 from kompensate.orchestrator.sagas.journal import read_pages
 from kompensate.outbox.tables import create_tables
 from kompensate.outbox.writer import request_row, write
@@ -25,7 +26,7 @@ from kompensate.schemas.claim_check import ClaimCheck
 from kompensate.schemas.compression import Zlib
 from kompensate.schemas.encryption import AesGcm
 from kompensate.schemas.envelope import ENCODED
-from kompensate.schemas.formats import PayloadFormat, payloads_of
+from kompensate.schemas.formats import PLAIN, PayloadFormat, payloads_of
 from kompensate.schemas.messages import JSON, RESUME, SIGNAL, START, Command, Reply, Request
 from kompensate.schemas.payloads import PAYLOAD_BYTES_MAX, BadPayload
 from tests.fixtures.partitions import IDS, PARTITIONS, TOPICS, Shop
@@ -139,10 +140,14 @@ class Company:
             self.shop.do(self.shop.record(TOPICS.replies("payments"), IDS[0], reply.payload, reply.headers()))
         return result
 
+    def stored(self) -> list[Stored]:
+        """The sagas in the state topic."""
+        records = {record.key: record for record in self.shop.state if record.key is not None}
+        return list(stored(records))
+
     def seen(self, found: PayloadFormat | None) -> SagaView:
         """What people see who have that format."""
-        records = {record.key or b"": record for record in self.shop.state if record.key is not None}
-        [saga_found] = [one for one in stored(records) if one.saga_id == IDS[0]]
+        [saga_found] = [one for one in self.stored() if one.saga_id == IDS[0]]
         pages = [record.value or b"" for record in self.shop.history] if saga_found.ended else None
         return view("shop", saga_found, pages, payloads=payloads_of(found, "shop"))
 
@@ -196,6 +201,22 @@ def test_who_lacks_the_keys_sees_that_it_is_encoded(tmp_path: Path) -> None:
     pages = read_pages([record.value or b"" for record in company.shop.state if record.key == IDS[0].encode()][-1:])
     line = fold("shop", IDS[0], pages, payloads_of(BOTH, "shop")).lines[0]
     assert line.event.payload == b'{"number":"4111-1111-1111-1111","notes":""}'  # type: ignore[union-attr]  # SagaStarted
+
+
+def test_a_rebuilt_saga_is_what_was_stored(tmp_path: Path) -> None:
+    """Folding compares bytes, with the keys and without them."""
+    company = Company(tmp_path, BOTH)
+    company.start(Card(SECRET))
+    company.serve()
+    company.signal(31)
+    [found] = [one for one in company.stored() if one.saga_id == IDS[0]]
+    history = {number: record.value or b"" for number, record in enumerate(company.shop.history)}
+
+    for payloads in (payloads_of(BOTH, "shop"), payloads_of(None, "shop")):
+        result = rebuilt("shop", IDS[0], found, history, Cut(), 0, payloads)
+        assert result.differences == []
+        assert result.view is not None
+        assert (SECRET in str(result.view.result)) == (payloads is not PLAIN)
 
 
 def test_keys_rotate_under_sagas_in_flight(tmp_path: Path) -> None:
