@@ -11,10 +11,15 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
-import fsspec
-
 from kompensate.schemas.formats import PLAIN_BYTES_MAX, Owner
 from kompensate.schemas.payloads import BadPayload, PayloadUnavailable
+
+try:
+    import fsspec
+except ImportError as missing:
+    raise ImportError(
+        "ClaimCheck: expected the package fsspec, got none: pip install 'kompensate[claim-check]'"
+    ) from missing
 
 CLAIM_BYTES_MIN = 128 * 1024
 """By default: several such payloads still fit a saga's page and a Kafka record."""

@@ -16,14 +16,19 @@ from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import sha256
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
-
 from kompensate.schemas.formats import Owner
 from kompensate.schemas.payloads import BadPayload, PayloadUnavailable
 from kompensate.schemas.topics import check_name
+
+try:
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+except ImportError as missing:
+    raise ImportError(
+        "AesGcm: expected the package cryptography, got none: pip install 'kompensate[encryption]'"
+    ) from missing
 
 KEY_BYTES = 32
 NONCE_BYTES = 12

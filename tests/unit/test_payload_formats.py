@@ -1,5 +1,6 @@
 """Payload formats: what one writes the same one reads, and nobody takes an encoded payload for data."""
 
+import subprocess
 import sys
 import traceback
 import zlib
@@ -215,6 +216,32 @@ def test_without_a_library_zstd_says_what_to_install(monkeypatch: pytest.MonkeyP
 
     with pytest.raises(ImportError, match=r"pip install 'kompensate\[zstd\]'"):
         Zstd()
+
+
+WITHOUT_EXTRAS = """
+import sys
+for name in ("cryptography", "fsspec", "pydantic", "zstandard"):
+    sys.modules[name] = None
+import kompensate.orchestrator.main, kompensate.orchestrator.client, kompensate.participants.main
+from kompensate.schemas import avro, compression, formats
+found = formats.payloads_of(formats.PayloadFormat([compression.Zlib()]), "shop", "order-1")
+assert found.decode(found.encode(["x" * 1000]), list) == ["x" * 1000]
+for module in ("encryption", "claim_check"):
+    try:
+        __import__(f"kompensate.schemas.{module}")
+    except ImportError as error:
+        print(error)
+"""
+
+
+@pytest.mark.slow
+def test_nothing_but_the_codecs_needs_their_packages() -> None:
+    """Worker, client and participant run without any; a codec whose package is not there says what to install."""
+    done = subprocess.run([sys.executable, "-Ic", WITHOUT_EXTRAS], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "pip install 'kompensate[encryption]'" in done.stdout
+    assert "pip install 'kompensate[claim-check]'" in done.stdout
 
 
 def test_envelopes_within_envelopes_end() -> None:
