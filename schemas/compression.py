@@ -81,9 +81,11 @@ def _zstandard(level: int) -> tuple[Any, Any, Any]:
         ) from error
 
     def decompress(data: bytes) -> bytes | None:
-        # A reader stops where it is told to: what the frame says of its size is its sender's word.
-        found: bytes = library.ZstdDecompressor().stream_reader(data).read(PLAIN_BYTES_MAX + 1)
-        return found if len(found) <= PLAIN_BYTES_MAX and library.frame_content_size(data) == len(found) else None
+        size = library.frame_content_size(data)  # what is allocated for it: -1 where the frame does not say
+        if not 0 <= size <= PLAIN_BYTES_MAX:
+            return None
+        found: bytes = library.ZstdDecompressor().decompress(data, allow_extra_data=False)
+        return found
 
     return library.ZstdCompressor(level=level).compress, decompress, library.ZstdError
 
