@@ -1,24 +1,20 @@
 """Payload formats at work: client, worker and participant, from the start to the result, without Kafka."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
 import pydantic
-import pytest
 from sqlalchemy import text
 
 from kompensate.orchestrator import Application, Context, Saga, Service, Step, saga
 from kompensate.orchestrator.client import Client
-from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.reading.outcomes import Sent, judged
 from kompensate.orchestrator.reading.rebuilding import Cut, rebuilt
 from kompensate.orchestrator.reading.status import SagaView, fold, view
 from kompensate.orchestrator.reading.stored import Stored, stored
 from kompensate.orchestrator.sagas.journal import read_pages
 from kompensate.outbox.tables import create_tables
-from kompensate.outbox.writer import request_row, write
 from kompensate.participants import Participant, Refused
 from kompensate.participants.database import connect
 from kompensate.participants.unit import Later, Order, Result, Unit
@@ -27,8 +23,7 @@ from kompensate.schemas.compression import Zlib
 from kompensate.schemas.encryption import AesGcm
 from kompensate.schemas.envelope import ENCODED
 from kompensate.schemas.formats import PLAIN, PayloadFormat, payloads_of
-from kompensate.schemas.messages import JSON, RESUME, SIGNAL, START, Command, Reply, Request
-from kompensate.schemas.payloads import PAYLOAD_BYTES_MAX, BadPayload
+from kompensate.schemas.messages import JSON, RESUME, START, Command, Reply, Request
 from tests.fixtures.partitions import IDS, PARTITIONS, TOPICS, Shop
 
 SECRET = "4111-1111-1111-1111"
@@ -68,15 +63,8 @@ async def paying(ctx: Context, card: Card) -> Receipt:
     return Receipt(number=charged.number, code=code)
 
 
-@saga("large")
-async def large(ctx: Context, where: str) -> str:
-    if where == "call":
-        await ctx.call(payments, Charge("x" * PAYLOAD_BYTES_MAX))
-    return "x" * PAYLOAD_BYTES_MAX
-
-
 def application(found: PayloadFormat | None) -> Application:
-    return Application("shop", [paying, large], services=[payments], partitions=PARTITIONS, payloads=found)
+    return Application("shop", [paying], services=[payments], partitions=PARTITIONS, payloads=found)
 
 
 def participant(found: PayloadFormat | None) -> Participant:
@@ -349,55 +337,6 @@ def test_the_same_input_under_another_key_is_a_duplicate(tmp_path: Path) -> None
     bound = payloads_of(BOTH, "shop", IDS[0])
     assert judged(sent(Card(SECRET)), found, pages, bound).kind == "duplicate"
     assert judged(sent(Card("other")), found, pages, bound).kind == "conflict"
-
-
-# -- limits: refused before anything is sent, on every way in
-
-HUGE = "x" * PAYLOAD_BYTES_MAX
-REFUSED = f"expected at most {PAYLOAD_BYTES_MAX} bytes, got"
-
-
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda client: client.start("paying", HUGE, saga_id="a"),
-        lambda client: client.start("paying", b'"' + HUGE.encode() + b'"', saga_id="a"),
-        lambda client: client.signal("a", "code", HUGE),
-    ],
-)
-@pytest.mark.parametrize("found", [None, PayloadFormat()])
-def test_a_client_refuses_what_is_too_large(ask: Callable[[Client], object], found: PayloadFormat | None) -> None:
-    """There is no broker here: it is refused before one is asked."""
-    with pytest.raises(BadPayload, match=REFUSED):
-        ask(Client("127.0.0.1:1", "shop", payloads=found))
-
-
-def test_the_outbox_refuses_what_is_too_large(tmp_path: Path) -> None:
-    """The caller's transaction fails with the reason, and none of its rows is added."""
-    engine = connect(f"sqlite:///{tmp_path}/a.db", "a")
-    rows = [
-        request_row(Request("r", SIGNAL, "a", "test", subject="code", payload=payload), TOPICS.requests, 0)
-        for payload in (b"1", HUGE.encode() + b"x")
-    ]
-    with engine.begin() as connection:
-        create_tables(connection)
-        with pytest.raises(BadPayload, match=REFUSED):
-            write(connection, rows)
-        assert connection.execute(text("SELECT count(*) FROM outbox")).scalar_one() == 0
-
-
-@pytest.mark.parametrize("where", ["call", "result"])
-def test_a_saga_that_makes_too_much_is_held(where: str) -> None:
-    """The program is wrong, and its neighbours are not: nothing was sent."""
-    shop = Shop(application(None))
-    shop.do(shop.start(value=where, saga="large"))
-    record = Record(*shop.state[-1])
-
-    [found] = stored({record.key or b"": record})
-    seen = view("shop", found)
-    assert seen.hold == "quarantined"
-    assert REFUSED in seen.hold_reason
-    assert shop.commands == []
 
 
 def test_a_declared_saga_of_models(tmp_path: Path) -> None:
