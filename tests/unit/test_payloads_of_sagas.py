@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from kompensate.orchestrator import Application, Context, Saga, Service, Step, saga
 from kompensate.orchestrator.client import Client
+from kompensate.orchestrator.ports import OutRecord, Ran
 from kompensate.orchestrator.reading.outcomes import Sent, judged
 from kompensate.orchestrator.reading.rebuilding import Cut, rebuilt
 from kompensate.orchestrator.reading.status import SagaView, fold, view
@@ -189,6 +190,49 @@ def test_who_lacks_the_keys_sees_that_it_is_encoded(tmp_path: Path) -> None:
     pages = read_pages([record.value or b"" for record in company.shop.state if record.key == IDS[0].encode()][-1:])
     line = fold("shop", IDS[0], pages, payloads_of(BOTH, "shop")).lines[0]
     assert line.event.payload == b'{"number":"4111-1111-1111-1111","notes":""}'  # type: ignore[union-attr]  # SagaStarted
+
+
+@saga("inner")
+async def inner(ctx: Context, card: Card) -> Card:
+    return Card(card.number, f"of {await ctx.run(doubled, card.number)}")
+
+
+@saga("outer")
+async def outer(ctx: Context, card: Card) -> Card:
+    found: Card = await ctx.child(inner, card, saga_id=IDS[1], returns=Card)
+    return found
+
+
+def doubled(number: str) -> str:
+    return number * 2
+
+
+def test_a_child_reads_what_its_parent_gives() -> None:
+    """Its input and its result are bound to the child, whoever writes or reads them; so is what a local step gives."""
+    shop = Shop(Application("shop", [inner, outer], partitions=PARTITIONS, payloads=BOTH))
+    payload = payloads_of(BOTH, "shop", IDS[0]).encode(Card(SECRET))
+    inputs = [shop.request(START, saga_type="outer", payload=payload)]
+    written: list[OutRecord] = []
+    while True:
+        shop.take([*inputs, (shop.now, 10)])
+        if not shop.partition.dirty:
+            break
+        records, offsets = shop.partition.output("writer-1")
+        asked = [record for record in records if record.topic == TOPICS.requests]
+        inputs = [shop.record(r.topic, (r.key or b"").decode(), r.value, r.headers) for r in asked]
+        shop.append([record for record in records if record not in asked], offsets)
+        shop.partition.committed()
+        written += records
+        for job in shop.partition.take_jobs():
+            shop.partition.answer(Ran(job.saga_id, job.id, "done", job.encode(doubled(SECRET))))
+
+    assert shop.reasons() == []
+    [parent] = [found for found in stored({r.key: r for r in shop.state if r.key}) if found.saga_id == IDS[0]]
+    assert view("shop", parent, payloads=payloads_of(BOTH, "shop")).result == {
+        "number": SECRET,
+        "notes": f"of {SECRET * 2}",
+    }
+    assert not any(SECRET.encode() in (record.value or b"") for record in written)
 
 
 def test_a_rebuilt_saga_is_what_was_stored(tmp_path: Path) -> None:
