@@ -276,7 +276,7 @@ def view_of(found: Fold, partition: int) -> SagaView:
         signals_kept=len(state.signals),
         version=state.version,
         parent=state.parent or "",
-        published={name: readable(value) for name, value in state.published.items()},
+        published={name: found.readable(value) for name, value in state.published.items()},
         reason=state.reason,
         input=found.readable(started.payload) if started else None,
         result=found.readable(state.result),

@@ -60,6 +60,7 @@ class Receipt(pydantic.BaseModel):
 @saga("paying")
 async def paying(ctx: Context, card: Card) -> Receipt:
     charged = await ctx.call(payments, Charge(card.number), undo=Refund(card.number), returns=Card)
+    ctx.publish("card", charged)
     code = await ctx.receive("code", type=int)
     return Receipt(number=charged.number, code=code)
 
@@ -161,6 +162,7 @@ def test_an_encrypted_saga_from_start_to_result(tmp_path: Path) -> None:
     assert found.status == "completed"
     assert found.result == {"number": SECRET, "code": 31}
     assert found.input["number"] == SECRET
+    assert found.published == {"card": {"number": SECRET, "notes": ""}}
     assert SECRET.encode() not in company.written(tmp_path)
     assert company.dead == []
     assert company.shop.reasons() == []
