@@ -35,7 +35,8 @@ from kompensate.orchestrator.reading.reader import (
 from kompensate.orchestrator.reading.status import SagaView, view
 from kompensate.orchestrator.reading.stored import Stored
 from kompensate.orchestrator.sagas.journal import read_watermark
-from kompensate.schemas import payloads
+from kompensate.schemas.envelope import content_type
+from kompensate.schemas.formats import PayloadFormat, payloads_of
 from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Request
 from kompensate.schemas.topics import WATERMARK_PREFIX, Topics, check_name, check_saga_id, partition_of
 
@@ -56,7 +57,7 @@ class Client:
     """Asks things of the sagas of application `app`. May be shared by threads, but for what waits for outcomes.
 
     `kafka` are librdkafka's own options, TLS and SASL among them; `timeout` (seconds) is how long Kafka may
-    take to acknowledge; `source` is what requests say they come from.
+    take to acknowledge; `source` is what requests say they come from; `payloads` is the application's (default: JSON).
     Methods that send raise ValueError for bad arguments before anything is sent, MissingTopic, Unreachable,
     NotAcknowledged.
     """
@@ -70,12 +71,14 @@ class Client:
         kafka: Mapping[str, str] | None = None,
         timeout: float = TIMEOUT_SECONDS,
         source: str = "kompensate:client",
+        payloads: PayloadFormat | None = None,
     ) -> None:
         self.topics = Topics(check_name("application", app), prefix)
         self._bootstrap = bootstrap
         self._kafka = dict(kafka or {})
         self._timeout = timeout
         self._source = source
+        self._payloads = payloads_of(payloads, app)
         self._reader: Reader | None = None
         self._producer = ck.Producer(
             {
@@ -178,6 +181,7 @@ class Client:
             check_name("saga", saga_type or "")
         if type_ == SIGNAL and not subject:
             raise ValueError(f"saga {saga_id!r}: expected the name of a signal, got none")
+        payload = self._encoded(saga_id, input_) if type_ in (START, SIGNAL) else None
         return Request(
             id=id_ or uuid4().hex,
             type=type_,
@@ -185,9 +189,15 @@ class Client:
             source=self._source,
             saga_type=saga_type,
             subject=subject,
-            payload=encoded(input_) if type_ in (START, SIGNAL) else None,
+            payload=payload,
+            content_type=content_type(payload),
             time=time.time_ns() // 1_000_000,
         )
+
+    def _encoded(self, saga_id: str, value: object) -> bytes:
+        """A payload as bytes; what is bytes already is JSON. Raises BadPayload."""
+        bound = self._payloads.for_saga(saga_id)
+        return bound.seal(value, "bytes") if isinstance(value, bytes) else bound.encode(value)
 
     def send(self, requests: Sequence[Request]) -> list[Sent]:
         """Send requests in their order; returns when Kafka has them all."""
@@ -274,7 +284,7 @@ class Client:
     def lookup(self) -> Lookup:
         """The application's topics to read from."""
         self._reader = Reader(self._bootstrap, self._kafka, timeout=self._timeout)
-        return Lookup(self._reader, self.topics)
+        return Lookup(self._reader, self.topics, self._payloads)
 
     def outcome(self, sent: Sent, timeout: float = OUTCOME_SECONDS) -> Outcome:
         """What became of a request. Raises TimedOut where no worker has handled it within `timeout` seconds."""
@@ -322,7 +332,7 @@ class Client:
             pages = self.lookup.pages(found)
         except (NotFound, DamagedSaga):
             pages = []
-        return judged(sent, found, pages)
+        return judged(sent, found, pages, self._payloads.for_saga(sent.saga_id))
 
     def _rejection(self, sent: Sent) -> str | None:
         """Why the request is in the quarantine, None if it is not there."""
@@ -343,7 +353,7 @@ class Client:
         for changes in self.lookup.follow([saga_id]):
             newest = changes[-1] if changes else newest
             if newest is not None and newest.ended:
-                return view(self.topics.app, newest)
+                return view(self.topics.app, newest, payloads=self._payloads)
             if time.monotonic() > deadline:
                 break
         how = "it has not started" if newest is None else view(self.topics.app, newest).shown_status
@@ -359,18 +369,6 @@ _Report: TypeAlias = tuple[int, ck.KafkaError | None, ck.Message]
 def _report(reports: list[_Report], number: int, error: ck.KafkaError | None, message: ck.Message) -> None:
     """Delivery callback; whichever thread polls calls it."""
     reports.append((number, error, message))
-
-
-def encoded(value: object) -> bytes:
-    """A payload as bytes; what is bytes already is sent as it is. Raises BadPayload."""
-    if not isinstance(value, bytes):
-        return payloads.encode(value)
-    if len(value) > payloads.PAYLOAD_BYTES_MAX:
-        raise payloads.BadPayload(
-            f"payload: expected at most {payloads.PAYLOAD_BYTES_MAX} bytes, got {len(value)}: "
-            "store it elsewhere and send where it is"
-        )
-    return value
 
 
 def _watermark(partition: int) -> bytes:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from kompensate.outbox.tables import OUTBOX
 from kompensate.schemas.messages import JSON, SPEC_VERSION, Reply, Request
-from kompensate.schemas.payloads import to_json
+from kompensate.schemas.payloads import PAYLOAD_BYTES_WARN, check_size, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,12 @@ _INSERT_SQLITE = f"INSERT INTO {OUTBOX} ({COLUMNS}) VALUES ({', '.join('?' * len
 
 
 def write(connection: Connection, rows: Sequence[Row]) -> None:
-    """Add `rows` to the outbox; the caller commits. Raises what the database raises."""
+    """Add `rows` to the outbox; the caller commits. Raises BadPayload before it adds any, and the database's errors."""
     if not rows:
         return
+    for row in rows:
+        if row.payload is not None and len(row.payload) > PAYLOAD_BYTES_WARN:
+            check_size(row.payload, row.type)
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(_INSERT_SQLITE, [(str(row.id), *astuple(row)[1:]) for row in rows])
     else:

@@ -13,10 +13,13 @@ nothing and connects to nothing.
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_type_hints, is_typeddict, overload
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints, is_typeddict, overload
 
 from kompensate.participants.outcome import Call
 from kompensate.schemas.topics import check_name
+
+if TYPE_CHECKING:  # it brings msgspec and fastavro, and declaring handlers needs neither
+    from kompensate.schemas.formats import PayloadFormat
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -45,10 +48,14 @@ class Handler:
 
 
 class Participant:
-    """A service: its name, which is also its command topic's and its consumer group's, and its handlers."""
+    """A service: its name, which is also its command topic's and its consumer group's, and its handlers.
 
-    def __init__(self, name: str) -> None:
+    `payloads` is how values become bytes (default: JSON): that of the applications that send it commands.
+    """
+
+    def __init__(self, name: str, *, payloads: "PayloadFormat | None" = None) -> None:
         self.name = check_name("participant", name)
+        self.payloads = payloads
         self.source = f"kompensate:{name}"
         self._handlers: dict[str, Handler] = {}
 
@@ -109,7 +116,8 @@ def _inspect(service: str, function: Callable[..., object], name: str | None) ->
     command = name or (getattr(payload_type, "__name__", "") if _has_fields(payload_type) else "")
     if not command:
         raise BadHandler(
-            f"{title}: expected a dataclass, Struct or TypedDict, whose name is the command's, got {payload_type}: "
+            f"{title}: expected a dataclass, Struct, TypedDict or pydantic model, whose name is the command's, got "
+            f"{payload_type}: "
             'name it with handles("Name")'
         )
     offers = tuple((p.name, _offer(title, p, hints.get(p.name))) for p in parameters[1:])
@@ -139,9 +147,8 @@ def _offer(title: str, parameter: inspect.Parameter, hint: Any) -> str:
 
 
 def _has_fields(kind: Any) -> bool:
-    return isinstance(kind, type) and (
-        hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__struct_fields__") or is_typeddict(kind)
-    )
+    told_by = ("__dataclass_fields__", "__struct_fields__", "model_validate_json")  # the last is pydantic's
+    return isinstance(kind, type) and (any(hasattr(kind, name) for name in told_by) or is_typeddict(kind))
 
 
 def _title(function: Callable[..., object]) -> str:

@@ -1,6 +1,7 @@
 """Makes the rows that answer commands: done with the handler's result, or no, with its reason.
 
-A reply's type is a contract name: the result's (`inventory.Reserved`), or what kind of no it is.
+A reply's type is a contract name: the result's (`inventory.Reserved`), or what kind of no it is. A result goes
+through the participant's payload format; a no is JSON, which operators and the kernel read.
 """
 
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from uuid import uuid4
 from kompensate.outbox.inbox import Entry
 from kompensate.outbox.writer import Row, reply_row
 from kompensate.participants.participant import Handler, Participant
+from kompensate.schemas.envelope import content_type
+from kompensate.schemas.formats import payloads_of
 from kompensate.schemas.messages import JSON, Command, Outcome, Reply
-from kompensate.schemas.payloads import encode
+from kompensate.schemas.payloads import encode, has_fields
 
 REASON_CHARS_MAX = 2000  # of an exception's text: it goes into the inbox, the reply and the saga's history
 
@@ -26,12 +29,12 @@ class Answer:
     content_type: str = JSON
 
 
-def done(participant: Participant, handler: Handler, result: object) -> Answer:
+def done(participant: Participant, handler: Handler, command: Command, result: object) -> Answer:
     """A handler's result. Raises BadPayload where it cannot be written."""
     kind: Any = type(result)
-    named = hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__struct_fields__")
-    name = kind.__name__ if named else handler.result_name or "Done"
-    return Answer("done", f"{participant.name}.{name}", encode(result))
+    name = kind.__name__ if has_fields(kind) else handler.result_name or "Done"
+    payload = payloads_of(participant.payloads, command.source, command.saga_id).encode(result)
+    return Answer("done", f"{participant.name}.{name}", payload, content_type(payload))
 
 
 def refused(participant: Participant, reason: str, detail: object) -> Answer:

@@ -189,7 +189,7 @@ class Runner:
         results = self._handle_group([self._order(parcel) for parcel in spoken], bury)
         for parcel, result in zip(spoken, results, strict=True):
             if isinstance(result, Later):
-                self._wait(parcel, counts=result.counts)
+                self._wait(parcel, counts=result.counts, outage=result.outage)
             else:
                 self._settle(parcel)
 
@@ -245,13 +245,14 @@ class Runner:
         if progress is not None:
             progress.open.discard(parcel.record.offset)
 
-    def _wait(self, parcel: Parcel, *, counts: bool) -> None:
+    def _wait(self, parcel: Parcel, *, counts: bool, outage: bool) -> None:
         """Have it tried again after a while; it is at the head of its lane, or goes behind those that are there."""
         parcel.tries += counts
         lane = self._waiting.setdefault(parcel.lane, deque())
         if not lane or lane[0] is not parcel:
             lane.append(parcel)
-        parcel.due = self._clock() + self._settings.retry_backoff(parcel.tries) * random.uniform(0.8, 1.2)  # noqa: S311 not a secret
+        seconds = self._settings.outage_seconds_max if outage else self._settings.retry_backoff(parcel.tries)
+        parcel.due = self._clock() + seconds * random.uniform(0.8, 1.2)  # noqa: S311 not a secret
 
     def _leaving(self, places: Sequence[Place], commit: bool) -> None:
         """Partitions go to another member: commit what is settled if that is allowed, and forget the rest."""

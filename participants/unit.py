@@ -27,9 +27,11 @@ from kompensate.participants.participant import Handler, Participant
 from kompensate.participants.ports import Unburied
 from kompensate.participants.replies import Answer
 from kompensate.participants.scratch import HandlerSession, Misuse, Scratch, guarded, watch
+from kompensate.schemas.envelope import content_type
 from kompensate.schemas.faults import fault
+from kompensate.schemas.formats import payloads_of
 from kompensate.schemas.messages import JSON, Command, Outcome
-from kompensate.schemas.payloads import BadPayload, check_type, decode
+from kompensate.schemas.payloads import BadPayload, PayloadUnavailable, check_type
 
 log = logging.getLogger("kompensate.participants")
 
@@ -72,10 +74,14 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """Nothing of the command is committed. `counts`: it was tried, so its tries are fewer."""
+    """Nothing of the command is committed. `counts`: it was tried, so its tries are fewer.
+
+    `outage`: what it needs is missing, and may be for long.
+    """
 
     reason: str
     counts: bool
+    outage: bool = False
 
 
 Result: TypeAlias = Settled | Later
@@ -202,6 +208,8 @@ class _Group:
             return self._give_up(order.doom)
         try:
             handler, payload = _read(self.participant, order.command)
+        except PayloadUnavailable as error:
+            return _put_off(order.command, error)
         except BadPayload as error:
             return self._give_up(str(error))
         # Outside the try: a savepoint that cannot be set is the whole group's trouble, not this handler's.
@@ -214,6 +222,8 @@ class _Group:
                 self.scratch.undo()
             if isinstance(error, Refused):
                 return self._refuse(error)
+            if isinstance(error, PayloadUnavailable):
+                return _put_off(order.command, error)
             reason = f"handler of {handler.contract}: {type(error).__name__}: {error}"
             if order.last or isinstance(error, (BadPayload, Misuse)):
                 log.exception("%s failed", _named(order.command), extra=_extra(order.command), exc_info=error)
@@ -237,7 +247,7 @@ class _Group:
                 given[parameter] = session if offer == "session" else self.connection
         result = handler.function(payload, **given)
         fault("participant.after_handler")
-        answer = replies.done(self.participant, handler, result)
+        answer = replies.done(self.participant, handler, command, result)
         if self.scratch is not None and session is not None:
             self.scratch.keep()
         return answer
@@ -264,9 +274,17 @@ def _read(participant: Participant, command: Command) -> tuple[Handler, object]:
         known = ", ".join(participant.contracts) or "none"
         raise BadPayload(f"command type: expected one of {known}, got {command.type!r}")
     kind = command.content_type.partition(";")[0].strip().lower()
-    if kind != JSON and not kind.endswith("+json"):
-        raise BadPayload(f"payload of {command.type}: expected content type {JSON}, got {command.content_type!r}")
-    return handler, decode(command.payload, handler.payload_type)
+    expected = content_type(command.payload)
+    if kind not in (expected, JSON) and not kind.endswith("+json"):
+        raise BadPayload(f"payload of {command.type}: expected content type {expected}, got {command.content_type!r}")
+    payloads = payloads_of(participant.payloads, command.source, command.saga_id)
+    return handler, payloads.decode(command.payload, handler.payload_type)
+
+
+def _put_off(command: Command, error: PayloadUnavailable) -> tuple[Later, None]:
+    """Neither its sender nor its handler is wrong: it waits until key, codec or blob are there."""
+    log.error("%s waits: %s", _named(command), error, extra=_extra(command))
+    return Later(str(error), counts=False, outage=True), None
 
 
 def _raise_if_whole(error: Exception, connection: Connection) -> None:

@@ -13,6 +13,11 @@ from kompensate.orchestrator import Application, Context, Saga, Scope, Service, 
 from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.kernel.events import CallUndone
 from kompensate.participants import Call, Participant, Refused
+from kompensate.schemas.avro import AvroPayloads
+from kompensate.schemas.claim_check import ClaimCheck
+from kompensate.schemas.compression import Zlib, Zstd
+from kompensate.schemas.encryption import AesGcm
+from kompensate.schemas.formats import Owner, PayloadFormat
 
 
 @dataclass
@@ -77,9 +82,29 @@ async def written(context: Context, order: Order) -> str:
     return charged.receipt if approved else f"{context.now()}"
 
 
-application = Application("shop", [declared, written], services=[payments, "shipping"], partitions=8)
+class Reversed:
+    """A codec of one's own."""
 
-service = Participant("payments")
+    name = "reversed"
+
+    def encode(self, data: bytes, owner: Owner, /) -> bytes | None:
+        """Sagas of one name stay as they are."""
+        return None if owner.saga_id == "plain" else data[::-1]
+
+    def decode(self, data: bytes, _: Owner, /) -> bytes:
+        """And back."""
+        return data[::-1]
+
+
+payload_format = PayloadFormat(
+    [Zlib(), Zstd(level=5), AesGcm({"2026": bytes(32)}, write="2026"), ClaimCheck("s3://bucket/blobs"), Reversed()],
+    avro=AvroPayloads("schemas", [Charge, Charged]),
+)
+application = Application(
+    "shop", [declared, written], services=[payments, "shipping"], partitions=8, payloads=payload_format
+)
+
+service = Participant("payments", payloads=payload_format)
 
 
 @service.handles

@@ -15,10 +15,11 @@ import click
 from kompensate.orchestrator.cli.exits import REFUSED
 from kompensate.orchestrator.cli.options import Cluster
 from kompensate.orchestrator.cli.output import print_json, print_jsonl, print_table, say, table
-from kompensate.orchestrator.client import Client, encoded
+from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.reading.lookup import Lookup
 from kompensate.orchestrator.reading.outcomes import Sent
 from kompensate.orchestrator.reading.reader import Reader
+from kompensate.schemas.payloads import BadPayload
 
 SOURCE = "kompensate:cli"
 
@@ -37,10 +38,15 @@ timeout_option = click.option(
 
 @contextmanager
 def client(cluster: Cluster) -> Iterator[Client]:
-    """A client for one command."""
+    """A client for one command. What cannot be a payload is wrong usage."""
     quiet()
-    with Client(cluster.bootstrap, cluster.app, prefix=cluster.prefix, kafka=cluster.kafka, source=SOURCE) as found:
-        yield found
+    payloads = None if cluster.application is None else cluster.application.payloads
+    options: dict[str, Any] = {"prefix": cluster.prefix, "kafka": cluster.kafka, "payloads": payloads}
+    try:
+        with Client(cluster.bootstrap, cluster.app, source=SOURCE, **options) as found:
+            yield found
+    except BadPayload as error:
+        raise click.UsageError(str(error)) from error
 
 
 @contextmanager
@@ -48,7 +54,7 @@ def lookup(cluster: Cluster) -> Iterator[Lookup]:
     """The application's topics, to read."""
     quiet()
     with Reader(cluster.bootstrap, cluster.kafka) as reader:
-        yield Lookup(reader, cluster.topics)
+        yield Lookup(reader, cluster.topics, cluster.payloads)
 
 
 @contextmanager
@@ -83,7 +89,7 @@ def payload(_: click.Context, __: click.Parameter, text: str | None) -> bytes | 
         data = text.encode()
     try:
         json.loads(data)
-        return encoded(data.strip())
+        return data.strip()
     except ValueError as error:
         raise click.BadParameter(f"expected JSON, got {data[:60]!r}: {error}") from error
 

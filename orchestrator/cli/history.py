@@ -35,7 +35,7 @@ def history(saga_id: str, output: str, cluster: Cluster) -> None:
       kompensate history order-17 --app-name shop
     """
     with lookup(cluster) as found:
-        lines = fold(cluster.app, saga_id, found.history(saga_id)).lines
+        lines = fold(cluster.app, saga_id, found.history(saga_id), found.payloads).lines
     if output == "table":
         events = table("#", "TIME", "+MS", "EVENT", "STEP", "ATTEMPT", "CAUSE", "DETAIL", right=("#", "+MS"))
         for line in lines:

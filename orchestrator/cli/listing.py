@@ -65,7 +65,7 @@ def list_sagas(
         for saga in shown:
             click.echo(saga.saga_id)
     else:
-        _print([view(cluster.app, saga) for saga in shown], output)
+        _print([view(cluster.app, saga, payloads=cluster.payloads) for saga in shown], output)
     if output == "table":
         say(_counts(matching, len(shown)))
 

@@ -18,6 +18,7 @@ from click.core import ParameterSource
 
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.outbox.naming import check_dsn
+from kompensate.schemas.formats import SagaPayloads, payloads_of
 from kompensate.schemas.topics import Topics, check_name
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -38,6 +39,11 @@ class Cluster:
     prefix: str = ""
     kafka: dict[str, str] = field(default_factory=dict)
     application: Application | None = None
+
+    @property
+    def payloads(self) -> SagaPayloads:
+        """The application's payload format where its code is there, else JSON."""
+        return payloads_of(None if self.application is None else self.application.payloads, self.app)
 
     @property
     def topics(self) -> Topics:
@@ -126,7 +132,7 @@ def cluster_options(command: Command) -> Command:
         "--app",
         metavar="MODULE:OBJECT",
         envvar="KOMPENSATE_APP",
-        help="The Application, to read its name from. Env KOMPENSATE_APP.",
+        help="The Application: its name, and its payload format. Env KOMPENSATE_APP.",
     )
     app_name = click.option(
         "--app-name",

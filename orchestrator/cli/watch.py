@@ -126,7 +126,7 @@ class Watched:
 
     def _new(self, found: Stored) -> list[Line]:
         try:
-            folded = fold(self._looking.topics.app, found.saga_id, self._pages(found))
+            folded = fold(self._looking.topics.app, found.saga_id, self._pages(found), self._looking.payloads)
         except (DamagedSaga, NotFound) as error:
             self._views[found.saga_id] = view(self._looking.topics.app, found)
             say(str(error))
@@ -186,7 +186,7 @@ def _saga_lines(following: Lookup, app: str, output: str) -> None:
     changes = following.follow()
     say(f"{len(next(changes))} sagas; those that change from now on:")
     for changed in changes:
-        views = [view(app, found) for found in changed]
+        views = [view(app, found, payloads=following.payloads) for found in changed]
         if output == "jsonl":
             print_jsonl(view_json(found) for found in views)
         else:

@@ -2,11 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
 from kompensate.orchestrator.definitions.steps import DefinitionError
 from kompensate.orchestrator.kernel.context import Service
 from kompensate.schemas.topics import check_name
+
+if TYPE_CHECKING:  # it brings msgspec and fastavro, and declaring sagas needs neither
+    from kompensate.schemas.formats import PayloadFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class Application:
     `partitions` is the count that its topics are made with: the most workers that can share the load.
     `limits` are what local steps may be run under, by name. Of a saga several versions may stand side by side: new
     ones follow the highest, those under way the one that they started with.
+    `payloads` is how values become bytes (default: JSON); clients and participants are given the same.
     Raises DefinitionError or ValueError.
     """
 
@@ -41,11 +46,13 @@ class Application:
         services: Sequence[Service | str] = (),
         partitions: int = 4,
         limits: Mapping[str, Limit] | None = None,
+        payloads: "PayloadFormat | None" = None,
     ) -> None:
         self.name = check_name("application", name)
         if partitions < 1:
             raise DefinitionError(f"application {name!r}: expected at least 1 partition, got {partitions}")
         self.partitions = partitions
+        self.payloads = payloads
         if isinstance(sagas, Saga | AsyncSaga):
             raise DefinitionError(
                 f"application {name!r}: expected a list of sagas, got saga {sagas.name!r}: put it in []"

@@ -7,7 +7,8 @@ from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.definitions.plan import Plan
 from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
 from kompensate.orchestrator.kernel.context import Context, Payloads
-from kompensate.schemas import payloads as json_payloads
+from kompensate.schemas.formats import payloads_of
+from kompensate.schemas.payloads import PayloadUnavailable
 
 
 class Declared:
@@ -30,7 +31,11 @@ class Declared:
             raise LookupError(
                 f"saga {self.name!r}: expected the plan {plan!r} that it follows in the state topic, got none"
             )
-        return self._saga.coroutine(context, self.payloads.decode(payload, self._saga.input), self._plans[plan])
+        try:
+            value = self.payloads.for_saga(context.saga_id).decode(payload, self._saga.input)
+        except PayloadUnavailable as error:
+            return _unavailable(error)
+        return self._saga.coroutine(context, value, self._plans[plan])
 
 
 class Written:
@@ -49,15 +54,24 @@ class Written:
     def program(self, context: Context, payload: bytes, plan: str | None) -> Coroutine[Any, Any, Any]:
         if plan is not None:
             raise LookupError(f"saga {self.name!r}: expected the declared steps it started with, got an async def")
-        return self._saga.coroutine(
-            context, self.payloads.decode(payload, Any if self._saga.input is None else self._saga.input)
-        )
+        kind = Any if self._saga.input is None else self._saga.input
+        try:
+            value = self.payloads.for_saga(context.saga_id).decode(payload, kind)
+        except PayloadUnavailable as error:
+            return _unavailable(error)
+        return self._saga.coroutine(context, value)
+
+
+async def _unavailable(error: PayloadUnavailable) -> None:
+    """The program of a saga whose input cannot be read now: it begins, and is held until it can be."""
+    raise error
 
 
 class Catalogue:
     """The definitions of one application, and every plan met in the state topic."""
 
-    def __init__(self, application: Application, payloads: Payloads = json_payloads) -> None:
+    def __init__(self, application: Application) -> None:
+        payloads = payloads_of(application.payloads, application.name)
         self.plans: dict[str, Plan] = {}
         self._definitions: dict[tuple[str, int], Declared | Written] = {}
         self._today = {name: saga.version for name, saga in application.sagas.items()}

@@ -1,7 +1,6 @@
 """What is checked of a declared saga when its module is imported."""
 
 from collections.abc import Sequence
-from dataclasses import is_dataclass
 from typing import Any, get_origin
 
 from kompensate.orchestrator.definitions.messages import field_names, optional_fields
@@ -115,8 +114,10 @@ def _check_types(where: str, step: Step) -> None:
         if not isinstance(type_, type | None) and get_origin(type_) is None:
             got = type(type_).__name__
             raise DefinitionError(f"{where}: expected a type as {role}, got a value of type {got}: give its class")
-        if type_ is not None and not (is_dataclass(type_) or hasattr(type_, "__struct_fields__")):
-            raise DefinitionError(f"{where}: expected a dataclass or msgspec Struct as a command, got {_name(type_)}")
+        if type_ is not None and (field_names(type_) is None or hasattr(type_, "__required_keys__")):
+            raise DefinitionError(
+                f"{where}: expected a dataclass, msgspec Struct or pydantic model as a command, got {_name(type_)}"
+            )
 
 
 def _check_times(where: str, step: Step) -> None:

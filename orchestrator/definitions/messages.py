@@ -37,6 +37,8 @@ def field_names(type_: type) -> tuple[str, ...] | None:
     struct: tuple[str, ...] | None = getattr(type_, "__struct_fields__", None)
     if struct is not None:
         return struct
+    if hasattr(type_, "model_validate_json"):
+        return tuple(type_.model_fields)  # type: ignore[attr-defined]  # pydantic's classes have them
     return tuple(type_.__annotations__) if hasattr(type_, "__required_keys__") else None
 
 

@@ -45,6 +45,9 @@ class Payloads(Protocol):
     def decode(self, data: bytes, kind: Any, /) -> Any:
         """The value of that type. Raises ValueError naming expected and got."""
 
+    def for_saga(self, saga_id: str, /) -> "Payloads":
+        """The same for one saga: what it writes may be bound to that saga, and read for no other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -222,17 +225,19 @@ class Context:
         if on_close not in ON_CLOSE:
             raise ValueError(f"child on_close: expected one of {tuple(ON_CLOSE)}, got {on_close!r}")
         lives = self.run_id.split(".")[2:]  # a life that was continued begins to count its operations anew
+        id_ = saga_id or ".".join([self.saga_id, *lives, str(self._number + 1)])
+        payloads = self._payloads.for_saga(id_)  # what it is given, and its result, are the child's
         asked = CallAsked(
             step=step or name,
             service=CHILD,
             type=name,
             kind="compensatable",
-            payload=self._payloads.encode(input),
+            payload=payloads.encode(input),
             undo_type=ON_CLOSE[on_close][detached],
-            undo_payload=(saga_id or ".".join([self.saga_id, *lives, str(self._number + 1)])).encode(),
+            undo_payload=id_.encode(),
             policy=Policy.of(CHILD_POLICY, None, None, timeout),
         )
-        return self._ask(ChildAsked(asked, detached), self._as(str if detached else returns))
+        return self._ask(ChildAsked(asked, detached), self._as(str if detached else returns, payloads))
 
     # -- waiting
 
@@ -378,8 +383,9 @@ class Context:
             )
         return name
 
-    def _as(self, kind: Any) -> Callable[[bytes | None], Any]:
-        return lambda value: self._payloads.decode(value or b"null", Any if kind is None else kind)
+    def _as(self, kind: Any, payloads: Payloads | None = None) -> Callable[[bytes | None], Any]:
+        found = payloads or self._payloads
+        return lambda value: found.decode(value or b"null", Any if kind is None else kind)
 
     def _undo(self, first: int, last: int) -> Operation:
         return self._ask(UndoAsked(first, last), lambda _: None)

@@ -114,7 +114,7 @@ class Program:
         time: int,
         recorded: Recorded | None = None,
     ) -> None:
-        self._payloads = definition.payloads
+        self._payloads = definition.payloads.for_saga(saga_id)
         context = Context(saga_id, run, self._payloads, definition.services, definition.sagas, definition.limits)
         self._context = context
         context.recorded = recorded
@@ -256,7 +256,7 @@ def _step_error(
 ) -> SagaError:
     step = state.calls[number].made.step
     try:
-        found = definition.payloads.decode(error or b"null", Any)
+        found = definition.payloads.for_saga(state.saga_id).decode(error or b"null", Any)
     except ValueError:
         found = None
     if isinstance(found, dict) and isinstance(found.get("reason"), str):

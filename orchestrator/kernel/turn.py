@@ -145,7 +145,7 @@ class Turn:
         """Why no run could begin with this input; empty where one can."""
         definition, state = self.execution.definition, self.state
         assert definition is not None  # its program has just ended
-        context = Context(state.saga_id, state.run, definition.payloads, definition.services)
+        context = Context(state.saga_id, state.run, definition.payloads.for_saga(state.saga_id), definition.services)
         try:
             definition.program(context, payload, definition.plan_hash()).close()
         except (ValueError, LookupError) as error:

@@ -15,6 +15,7 @@ from kompensate.orchestrator.reading.status import SagaView, fold, view, view_of
 from kompensate.orchestrator.reading.stored import Stored, read_summary, stored
 from kompensate.orchestrator.sagas.journal import Damaged, ReadPage, read_pages
 from kompensate.schemas.codec import BadRecord
+from kompensate.schemas.formats import PLAIN, SagaPayloads
 from kompensate.schemas.messages import START
 from kompensate.schemas.topics import Topics, check_saga_id, page_key, partition_of
 
@@ -29,9 +30,13 @@ Runs: TypeAlias = dict[str, dict[int, bytes]]
 
 
 class Lookup:
-    """Answers questions about the sagas of the application whose topics are `topics`."""
+    """Answers questions about the sagas of the application whose topics are `topics`.
 
-    def __init__(self, reader: Reader, topics: Topics) -> None:
+    `payloads` are its payload format, to show what its codecs wrote.
+    """
+
+    def __init__(self, reader: Reader, topics: Topics, payloads: SagaPayloads = PLAIN) -> None:
+        self.payloads = payloads
         self.reader = reader
         self.topics = topics
 
@@ -93,9 +98,10 @@ class Lookup:
         """One saga with its steps, from state or from history. Raises NotFound, ValueError."""
         found = self.find(saga_id)
         if found is not None:
-            return view(self.topics.app, found, self.ended_pages(found) if found.ended else None)
+            pages_of_ended = self.ended_pages(found) if found.ended else None
+            return view(self.topics.app, found, pages_of_ended, payloads=self.payloads)
         pages = self.forgotten(saga_id)
-        return view_of(fold(self.topics.app, saga_id, pages), self.partition(saga_id))
+        return view_of(fold(self.topics.app, saga_id, pages, self.payloads), self.partition(saga_id))
 
     def history(self, saga_id: str) -> list[ReadPage]:
         """A saga's newest run, decoded and checked. Raises NotFound, DamagedSaga, ValueError."""

@@ -15,6 +15,7 @@ from kompensate.orchestrator.reading.stored import Stored, read_summary
 from kompensate.orchestrator.sagas.journal import Damaged, ReadPage, life_of, read_page
 from kompensate.schemas import codec
 from kompensate.schemas.codec import BadRecord
+from kompensate.schemas.formats import PLAIN, SagaPayloads, legible
 
 Kind: TypeAlias = Literal["started", "duplicate", "conflict", "rejected", "handled"]
 
@@ -69,10 +70,11 @@ def begun_by(record: Record, sent: Sent) -> bool:
         return False
 
 
-def judged(sent: Sent, found: Stored, history: Sequence[ReadPage]) -> Outcome:
+def judged(sent: Sent, found: Stored, history: Sequence[ReadPage], payloads: SagaPayloads = PLAIN) -> Outcome:
     """The outcome of a start that was handled and is not in the quarantine. Raises BadRecord.
 
-    `found` is the saga of its id as it stands, `history` its pages as far as they are there.
+    `found` is the saga of its id as it stands, `history` its pages as far as they are there. Inputs are compared as
+    `payloads` reads them: another key makes no other input.
     """
     if _is_start(sent, history) or (found.ended and begun_by(found.records[0], sent)):
         return Outcome("started")
@@ -86,7 +88,8 @@ def judged(sent: Sent, found: Stored, history: Sequence[ReadPage]) -> Outcome:
     if definition != sent.saga_type:
         return Outcome("conflict", f"saga {sent.saga_id!r} is a {definition!r}, not a {sent.saga_type!r}")
     continued = bool(history) and life_of(history[0].run) != history[0].run  # by a run whose input is its own
-    if start is not None and start.payload != sent.payload and not continued:
+    same = start is None or legible(start.payload, payloads) == legible(sent.payload, payloads)
+    if not same and not continued:
         return Outcome("conflict", f"saga {sent.saga_id!r} was started with another input")
     return Outcome("duplicate", f"saga {sent.saga_id!r} was started before, and is {found.header.status}")
 

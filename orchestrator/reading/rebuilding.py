@@ -15,6 +15,7 @@ from kompensate.orchestrator.reading.status import Fold, SagaView, fold, view_of
 from kompensate.orchestrator.reading.stored import Stored, read_summary
 from kompensate.orchestrator.sagas.journal import Damaged, ReadPage, header_of, read_pages
 from kompensate.schemas.codec import BadRecord
+from kompensate.schemas.formats import PLAIN, SagaPayloads
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,13 @@ GONE = "gone: "
 
 
 def rebuilt(
-    app: str, saga_id: str, found: Stored | None, history: Mapping[int, bytes], cut: Cut, partition: int
+    app: str,
+    saga_id: str,
+    found: Stored | None,
+    history: Mapping[int, bytes],
+    cut: Cut,
+    partition: int,
+    payloads: SagaPayloads = PLAIN,
 ) -> Rebuilt:
     """Rebuild one saga. `found` is what the state topic has of it, `history` the pages of that run (of the newest
     run where the state topic has forgotten it) by number."""
@@ -72,9 +79,9 @@ def rebuilt(
             read_summary(found)  # where it is the summary that does not read, that is the news
         if not pages:
             return Rebuilt(saga_id, None, [f"{GONE}expected the pages of its run in the history, got none"])
-        whole = fold(app, saga_id, pages)
+        whole = fold(app, saga_id, pages, payloads)
         differences = [] if found is None else _differences(whole, found, pages, history)
-        folded = whole if cut.whole else fold(app, saga_id, cut.of(pages))
+        folded = whole if cut.whole else fold(app, saga_id, cut.of(pages), payloads)
     except (Damaged, DamagedSaga, BadRecord) as error:
         # Pages that are gone explain better than what their absence does to the rest.
         return Rebuilt(saga_id, None, _gone(found, history) or [str(error)])
@@ -165,4 +172,4 @@ def _rebuilt(
         history = list(runs.values())[-1]  # the run that began last
     else:
         return None
-    return rebuilt(looking.topics.app, saga_id, found, history, cut, partition)
+    return rebuilt(looking.topics.app, saga_id, found, history, cut, partition, looking.payloads)

@@ -6,7 +6,7 @@ a saga: its view says so, and the others are not held up.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from kompensate.orchestrator.client_errors import DamagedSaga
@@ -27,6 +27,8 @@ from kompensate.orchestrator.sagas.journal import (
     read_pages,
 )
 from kompensate.schemas.codec import BadRecord
+from kompensate.schemas.envelope import told
+from kompensate.schemas.formats import PLAIN, SagaPayloads, legible
 from kompensate.schemas.messages import timestamp
 
 
@@ -127,19 +129,21 @@ class SagaView:
 class Fold:
     """A run's events folded one by one: the state, its calls with their times, and a line per event.
 
-    `add` raises IllegalTransition where an event cannot follow.
+    What `payloads` can read is shown as JSON, the rest as a text that says what it is. `add` raises
+    IllegalTransition where an event cannot follow.
     """
 
-    def __init__(self, app: str, saga_id: str, run: str) -> None:
+    def __init__(self, app: str, saga_id: str, run: str, payloads: SagaPayloads = PLAIN) -> None:
         self.state = SagaState(app, saga_id, run)
+        self._payloads = payloads.for_saga(saga_id)
         self.steps: dict[int, StepView] = {}
         self.lines: list[Line] = []
         self.last_error = ""
 
     def add(self, recorded: Recorded) -> None:
         """Apply one event."""
-        event, time = recorded.event, recorded.origin.time
-        evolve(self.state, event, time)
+        event, time = opened(recorded.event, self._payloads), recorded.origin.time
+        evolve(self.state, recorded.event, time)
         detail = detail_of(event)
         call = self.state.calls.get(getattr(event, "number", 0))
         if call is not None:
@@ -150,6 +154,10 @@ class Fold:
         id_ = call.id if call is not None else ""
         line = Line(recorded.sequence, time, time - before, event, step, attempt, detail, recorded.origin, id_)
         self.lines.append(line)
+
+    def readable(self, payload: bytes | None) -> Any:
+        """A payload of the saga as its JSON value, as text where it is none or cannot be read."""
+        return readable(payload if payload is None else legible(payload, self._payloads))
 
     def _step(self, call: Call, event: e.Event, time: int, detail: str) -> None:
         made = call.made
@@ -173,9 +181,18 @@ class Fold:
         step.again_at, step.timeout_at, step.command_id = call.due, call.timeout_at, call.id
 
 
-def fold(app: str, saga_id: str, pages: Sequence[ReadPage]) -> Fold:
+def opened(event: e.Event, payloads: SagaPayloads) -> e.Event:
+    """The event with all its payloads as JSON."""
+    values = {field.name: getattr(event, field.name) for field in fields(event)}
+    sealed: dict[str, Any] = {
+        name: legible(value, payloads) for name, value in values.items() if type(value) is bytes and told(value)
+    }
+    return replace(event, **sealed) if sealed else event
+
+
+def fold(app: str, saga_id: str, pages: Sequence[ReadPage], payloads: SagaPayloads = PLAIN) -> Fold:
     """Fold a run's pages. Raises DamagedSaga where an event cannot follow the ones before it."""
-    found = Fold(app, saga_id, pages[0].run)
+    found = Fold(app, saga_id, pages[0].run, payloads)
     for page in pages:
         for recorded in page.events:
             try:
@@ -187,7 +204,9 @@ def fold(app: str, saga_id: str, pages: Sequence[ReadPage]) -> Fold:
     return found
 
 
-def view(app: str, found: Stored, history: Sequence[bytes] | None = None) -> SagaView:
+def view(
+    app: str, found: Stored, history: Sequence[bytes] | None = None, *, payloads: SagaPayloads = PLAIN
+) -> SagaView:
     """What is known of `found`. `history` are an ended saga's pages, where its steps are wanted.
 
     Never raises for damaged records: the view says so.
@@ -209,18 +228,18 @@ def view(app: str, found: Stored, history: Sequence[bytes] | None = None) -> Sag
     try:
         if not found.ended:
             pages = read_pages([record.value or b"" for record in found.records])
-            return view_of(fold(app, found.saga_id, pages), found.partition)
+            return view_of(fold(app, found.saga_id, pages, payloads), found.partition)
         summary = read_summary(found)
-        ended = _view_of_summary(bare, summary)
+        ended = _view_of_summary(bare, summary, payloads.for_saga(found.saga_id))
         if history is None:
             return ended
-        detailed = view_of(fold(app, found.saga_id, read_pages(history)), found.partition)
+        detailed = view_of(fold(app, found.saga_id, read_pages(history), payloads), found.partition)
         return replace(detailed, status=summary.status, result=ended.result, events=summary.events)
     except (Damaged, DamagedSaga, BadRecord) as error:
         return replace(bare, damaged=str(error))
 
 
-def _view_of_summary(bare: SagaView, summary: Summary) -> SagaView:
+def _view_of_summary(bare: SagaView, summary: Summary, payloads: SagaPayloads) -> SagaView:
     return replace(
         bare,
         type=summary.definition,
@@ -229,7 +248,7 @@ def _view_of_summary(bare: SagaView, summary: Summary) -> SagaView:
         started_at=summary.started_at,
         updated_at=summary.ended_at,
         reason=summary.reason,
-        result=readable(summary.result),
+        result=None if summary.result is None else readable(legible(summary.result, payloads)),
     )
 
 
@@ -257,10 +276,10 @@ def view_of(found: Fold, partition: int) -> SagaView:
         signals_kept=len(state.signals),
         version=state.version,
         parent=state.parent or "",
-        published={name: readable(value) for name, value in state.published.items()},
+        published={name: found.readable(value) for name, value in state.published.items()},
         reason=state.reason,
-        input=readable(started.payload) if started else None,
-        result=readable(state.result),
+        input=found.readable(started.payload) if started else None,
+        result=found.readable(state.result),
         steps=tuple(found.steps.values()),
         detailed=True,
     )

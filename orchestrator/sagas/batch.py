@@ -19,10 +19,10 @@ from kompensate.orchestrator.sagas.journal import (
     watermark_value,
 )
 from kompensate.schemas import codec
+from kompensate.schemas.envelope import content_type
 from kompensate.schemas.messages import (
     CANCEL,
     CHILD_ENDED,
-    JSON,
     NOT_TRACED,
     START,
     Phase,
@@ -114,6 +114,7 @@ class Batch:
         return f"kompensate:{state.app}"
 
     def _request(self, request: Request) -> OutRecord:
+        request = replace(request, content_type=content_type(request.payload))
         partition = partition_of(request.saga_id, self._partitions)
         return OutRecord(self._topics.requests, partition, request.saga_id.encode(), request.payload, request.headers())
 
@@ -126,7 +127,7 @@ class Batch:
         headers = command_headers(
             effect.id,
             state.saga_id,
-            (f"kompensate:{state.app}", effect.type, JSON),
+            (f"kompensate:{state.app}", effect.type, content_type(effect.payload)),
             (started.definition, effect.step, phase, effect.attempt, self._topics.replies(service), self._number),
             effect.compensates,
             effect.expires_at,

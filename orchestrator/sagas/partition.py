@@ -360,7 +360,7 @@ class Partition:
     def _job(self, saga_id: str, awake: Awake, effect: RunWork) -> tuple[int, Job]:
         definition = awake.execution.definition
         assert definition is not None  # its program asked for it
-        encode, wanted = definition.payloads.encode, lambda: not self._local.closed
+        encode, wanted = definition.payloads.for_saga(saga_id).encode, lambda: not self._local.closed
         return effect.number, Job(saga_id, effect.id, effect.work, effect.reconciling, encode, wanted)
 
     def _continue(self, saga_id: str, entry: Entry, awake: Awake, origin: i.Origin, continued: e.Event) -> None:

@@ -10,7 +10,7 @@ from kompensate.participants.database import connect
 from kompensate.participants.ports import DeadLetter, Leaving, Place, Record, Unburied
 from kompensate.participants.runner import Runner
 from kompensate.participants.settings import Settings
-from kompensate.participants.unit import Bury, Order, Result, Settled, Undone, Unreachable
+from kompensate.participants.unit import Bury, Later, Order, Result, Settled, Undone, Unreachable
 from kompensate.schemas.messages import Command
 from tests.fixtures.participants import World, compensation, forward
 
@@ -200,6 +200,27 @@ def test_a_dead_database_is_waited_for() -> None:
     assert len(unit.groups) == 21
     assert rig.source.rests > 0
     assert rig.source.committed == {P0: 2}
+
+
+def test_what_is_missing_for_one_command_is_asked_for_seldom() -> None:
+    """A key or a blob is not there: the command waits seconds between tries that do not count; others go on."""
+    unit = FakeUnit()
+    back_at = 60.0
+
+    def handle(orders: Sequence[Order], bury: Bury) -> list[Result]:
+        results = unit.handle(orders, bury)
+        missing = rig.source.now < back_at
+        return [
+            Later("no key", counts=False, outage=True) if missing and order.command.id == "a" else result
+            for order, result in zip(orders, results, strict=True)
+        ]
+
+    rig = Rig(handle, FakeSource(several("a", "b")), settings=replace(QUICK, outage_seconds_max=5.0, poll_seconds=0.5))
+    rig.turns(lambda: rig.source.committed == {P0: 2}, most=5_000)
+
+    assert 60 <= rig.source.now < 67
+    assert 10 <= unit.done.count("a") <= 17
+    assert unit.done.count("b") == 1
 
 
 def test_a_dead_letter_comes_before_the_commit(world: World) -> None:

@@ -1,12 +1,13 @@
 """Payloads: what goes in comes out, and what cannot says so."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, TypedDict
 from uuid import UUID
 
 import msgspec
+import pydantic
 import pytest
 
 from kompensate.schemas.payloads import PAYLOAD_BYTES_MAX, BadPayload, check_type, decode, encode
@@ -29,12 +30,26 @@ class Address(TypedDict):
     city: str
 
 
+class Paid(pydantic.BaseModel):
+    """Strict: it takes a date as JSON has it, and no other text."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+    day: date
+    item: Item
+
+
+class Basket(msgspec.Struct):
+    paid: list[Paid]
+
+
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
         (Item("a", 2), Item),
         (Order(UUID(int=7), datetime(2026, 1, 2, tzinfo=UTC), Decimal("0.10"), [Item("é")]), Order),
         ({"city": "Zürich"}, Address),
+        (Paid(day=date(2026, 1, 2), item=Item("a")), Paid),
+        (Basket([Paid(day=date(2026, 1, 2), item=Item("a"))]), Basket),
         ({"any": [1, 2.5, None, True]}, dict[str, Any]),
         (None, type(None)),
     ],
@@ -67,6 +82,16 @@ def test_the_error_names_expected_and_got() -> None:
     """A wrong field says which, what it should be and what it is."""
     with pytest.raises(BadPayload, match=r"Expected `int`, got `str` - at `\$.count`"):
         decode(b'{"sku":"a","count":"many"}', Item)
+
+
+def test_a_model_says_what_is_wrong_and_shows_no_value() -> None:
+    """Field and reason; pydantic's own text has the input in it, and that ends in logs."""
+    with pytest.raises(BadPayload) as raised:
+        decode(b'{"paid":[{"day":"secret","item":{"sku":"a"}}]}', Basket)
+
+    assert "payload Basket: day: Input should be a valid date" in str(raised.value)
+    assert str(raised.value).endswith("- at `$.paid[0]`; got an object with paid")
+    assert "secret" not in str(raised.value)
 
 
 def test_the_limit_is_exact() -> None:

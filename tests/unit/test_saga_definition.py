@@ -105,15 +105,15 @@ WRONG: list[tuple[list[Step], str]] = [
     ),
     (
         [Step("odd", inventory, Opaque, undo=NOTHING)],
-        "saga 'wrong', step 'odd': expected a dataclass or msgspec Struct as a command, got Opaque",
+        "saga 'wrong', step 'odd': expected a dataclass, msgspec Struct or pydantic model as a command, got Opaque",
     ),
     (
         [Step("typed", inventory, Typed, undo=NOTHING)],
-        "saga 'wrong', step 'typed': expected a dataclass or msgspec Struct as a command, got Typed",
+        "saga 'wrong', step 'typed': expected a dataclass, msgspec Struct or pydantic model as a command, got Typed",
     ),
     (
         [Step("reserve", inventory, Reserve, undo=dict)],
-        "saga 'wrong', step 'reserve': expected a dataclass or msgspec Struct as a command, got dict",
+        "saga 'wrong', step 'reserve': expected a dataclass, msgspec Struct or pydantic model as a command, got dict",
     ),
     (
         [Step("reserve", inventory, Reserve, undo=NOTHING, timeout=0)],
