@@ -16,7 +16,6 @@ from dataclasses import replace
 from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
-from uuid import uuid4
 
 import confluent_kafka as ck
 
@@ -35,8 +34,8 @@ from kompensate.orchestrator.reading.reader import (
 from kompensate.orchestrator.reading.status import SagaView, view
 from kompensate.orchestrator.reading.stored import Stored
 from kompensate.orchestrator.sagas.journal import read_watermark
-from kompensate.schemas import payloads
 from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Request
+from kompensate.schemas.requests import make_request
 from kompensate.schemas.topics import WATERMARK_PREFIX, Topics, check_name, check_saga_id, partition_of
 
 IN_FLIGHT_MAX = 20_000
@@ -174,18 +173,14 @@ class Client:
         input_: object = None,
         id_: str | None = None,
     ) -> Request:
-        if type_ == START:
-            check_name("saga", saga_type or "")
-        if type_ == SIGNAL and not subject:
-            raise ValueError(f"saga {saga_id!r}: expected the name of a signal, got none")
-        return Request(
-            id=id_ or uuid4().hex,
-            type=type_,
-            saga_id=check_saga_id(saga_id),
+        return make_request(
+            type_,
+            saga_id,
             source=self._source,
             saga_type=saga_type,
             subject=subject,
-            payload=encoded(input_) if type_ in (START, SIGNAL) else None,
+            payload=input_,
+            id_=id_,
             time=time.time_ns() // 1_000_000,
         )
 
@@ -359,18 +354,6 @@ _Report: TypeAlias = tuple[int, ck.KafkaError | None, ck.Message]
 def _report(reports: list[_Report], number: int, error: ck.KafkaError | None, message: ck.Message) -> None:
     """Delivery callback; whichever thread polls calls it."""
     reports.append((number, error, message))
-
-
-def encoded(value: object) -> bytes:
-    """A payload as bytes; what is bytes already is sent as it is. Raises BadPayload."""
-    if not isinstance(value, bytes):
-        return payloads.encode(value)
-    if len(value) > payloads.PAYLOAD_BYTES_MAX:
-        raise payloads.BadPayload(
-            f"payload: expected at most {payloads.PAYLOAD_BYTES_MAX} bytes, got {len(value)}: "
-            "store it elsewhere and send where it is"
-        )
-    return value
 
 
 def _watermark(partition: int) -> bytes:

@@ -23,6 +23,7 @@ HEADER_COLUMNS: tuple[tuple[str, str], ...] = (
     ("ce_replyoutcome", "ce_replyoutcome"),
     ("ce_sagatype", "ce_sagatype"),
     ("ce_subject", "ce_subject"),
+    ("ce_time", "ce_time"),
     ("traceparent", "traceparent"),
     ("tracestate", "tracestate"),
 )

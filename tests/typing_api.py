@@ -6,13 +6,17 @@ A change that makes a line of it fail breaks somebody's build.
 from dataclasses import dataclass
 from typing import Any, assert_type
 
+import psycopg
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from kompensate.compose.local.stack import Stack
 from kompensate.orchestrator import Application, Context, Saga, Scope, Service, Step, StepRefused, saga
 from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.kernel.events import CallUndone
+from kompensate.outbox.client import AsyncOutboxClient, OutboxClient
 from kompensate.participants import Call, Participant, Refused
+from kompensate.schemas.messages import Request
 
 
 @dataclass
@@ -118,3 +122,18 @@ def develop(stack: Stack) -> None:
     assert_type(stack.postgres_dsn("shop"), str)
     assert_type(stack.connect_url, str)
     stack.down()
+
+
+def commits(session: Session, connection: psycopg.Connection) -> None:
+    """Requests in the caller's transaction, whichever library it is of."""
+    shop = OutboxClient(application)
+    shop.start(session, "declared", Order("1", 2), saga_id="o-1")
+    shop.signal(connection, "o-1", "approved", payload=True, signal_id="s-1")
+    shop.cancel(connection.cursor(), "o-1", "too late")
+
+
+async def commits_async(session: AsyncSession, connection: psycopg.AsyncConnection) -> None:
+    """The same on asyncio."""
+    shop = AsyncOutboxClient("shop", partitions=8)
+    assert_type(await shop.start(session, "declared", Order("1", 2), saga_id="o-1"), Request)
+    await shop.signal(connection, "o-1", "approved", payload=True)

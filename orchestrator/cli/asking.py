@@ -15,10 +15,11 @@ import click
 from kompensate.orchestrator.cli.exits import REFUSED
 from kompensate.orchestrator.cli.options import Cluster
 from kompensate.orchestrator.cli.output import print_json, print_jsonl, print_table, say, table
-from kompensate.orchestrator.client import Client, encoded
+from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.reading.lookup import Lookup
 from kompensate.orchestrator.reading.outcomes import Sent
 from kompensate.orchestrator.reading.reader import Reader
+from kompensate.schemas.requests import encoded
 
 SOURCE = "kompensate:cli"
 

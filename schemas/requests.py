@@ -1,0 +1,57 @@
+"""Makes requests: the one place that says what a start, a signal and the rest may look like.
+
+Whoever asks something of a saga (the client, an outbox row, a mapping of another topic) makes its request here, so
+that all of them refuse the same arguments, with the same words, before anything is sent or committed.
+"""
+
+from uuid import uuid4
+
+from kompensate.schemas import payloads
+from kompensate.schemas.messages import REQUEST_TYPES, SIGNAL, START, Request
+from kompensate.schemas.topics import check_name, check_saga_id
+
+
+def make_request(
+    type_: str,
+    saga_id: str,
+    *,
+    source: str,
+    saga_type: str | None = None,
+    subject: str | None = None,
+    payload: object = None,
+    id_: str | None = None,
+    time: int | None = None,
+) -> Request:
+    """A request of one of REQUEST_TYPES, checked. Raises ValueError, BadPayload.
+
+    `payload` counts for starts and signals: a dataclass, Struct, TypedDict or JSON value, or bytes as they are.
+    Without `id_` it gets one of its own. `time` is when it was asked for, ms since the epoch.
+    """
+    if type_ not in REQUEST_TYPES:
+        raise ValueError(f"request: expected one of {REQUEST_TYPES}, got {type_!r}")
+    if type_ == START:
+        check_name("saga", saga_type or "")
+    if type_ == SIGNAL and not subject:
+        raise ValueError(f"saga {saga_id!r}: expected the name of a signal, got none")
+    return Request(
+        id=id_ or uuid4().hex,
+        type=type_,
+        saga_id=check_saga_id(saga_id),
+        source=source,
+        saga_type=saga_type,
+        subject=subject,
+        payload=encoded(payload) if type_ in (START, SIGNAL) else None,
+        time=time,
+    )
+
+
+def encoded(value: object) -> bytes:
+    """A payload as bytes; what is bytes already is sent as it is. Raises BadPayload."""
+    if not isinstance(value, bytes):
+        return payloads.encode(value)
+    if len(value) > payloads.PAYLOAD_BYTES_MAX:
+        raise payloads.BadPayload(
+            f"payload: expected at most {payloads.PAYLOAD_BYTES_MAX} bytes, got {len(value)}: "
+            "store it elsewhere and send where it is"
+        )
+    return value
