@@ -12,8 +12,10 @@ from sqlalchemy.orm import Session
 
 from kompensate.compose.local.stack import Stack
 from kompensate.orchestrator import Application, Context, Saga, Scope, Service, Step, StepRefused, saga
+from kompensate.orchestrator.async_client import AsyncClient
 from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.kernel.events import CallUndone
+from kompensate.orchestrator.reading.outcomes import Sent
 from kompensate.outbox.client import AsyncOutboxClient, OutboxClient
 from kompensate.participants import Call, Participant, Refused
 from kompensate.schemas.messages import Request
@@ -137,3 +139,11 @@ async def commits_async(session: AsyncSession, connection: psycopg.AsyncConnecti
     shop = AsyncOutboxClient("shop", partitions=8)
     assert_type(await shop.start(session, "declared", Order("1", 2), saga_id="o-1"), Request)
     await shop.signal(connection, "o-1", "approved", payload=True)
+
+
+async def ask_async(client: AsyncClient) -> str:
+    """The same verbs, awaited."""
+    sent = await client.start("declared", Order("1", 100), saga_id="1", id_conflict_policy="use_existing")
+    assert_type(sent, Sent)
+    await client.signal_with_start("declared", Order("1", 100), saga_id="1", signal="approved", payload=True)
+    return (await client.result("1", timeout=5)).status
