@@ -7,7 +7,7 @@ that all of them refuse the same arguments, with the same words, before anything
 from uuid import uuid4
 
 from kompensate.schemas import payloads
-from kompensate.schemas.messages import REQUEST_TYPES, SIGNAL, START, Request
+from kompensate.schemas.messages import NOT_TRACED, REQUEST_TYPES, SIGNAL, START, Request, Trace
 from kompensate.schemas.topics import check_name, check_saga_id
 
 
@@ -21,6 +21,7 @@ def make_request(
     payload: object = None,
     id_: str | None = None,
     time: int | None = None,
+    trace: Trace = NOT_TRACED,
 ) -> Request:
     """A request of one of REQUEST_TYPES, checked. Raises ValueError, BadPayload.
 
@@ -42,6 +43,7 @@ def make_request(
         subject=subject,
         payload=encoded(payload) if type_ in (START, SIGNAL) else None,
         time=time,
+        trace=trace,
     )
 
 

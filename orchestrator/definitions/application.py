@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kompensate.orchestrator.definitions.fromtopic import FromTopic
 from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
 from kompensate.orchestrator.definitions.steps import DefinitionError
 from kompensate.orchestrator.kernel.context import Service
@@ -30,6 +31,7 @@ class Application:
     `partitions` is the count that its topics are made with: the most workers that can share the load.
     `limits` are what local steps may be run under, by name. Of a saga several versions may stand side by side: new
     ones follow the highest, those under way the one that they started with.
+    `intake` says which records of existing topics start or signal its sagas (`kompensate intake`).
     Raises DefinitionError or ValueError.
     """
 
@@ -41,6 +43,7 @@ class Application:
         services: Sequence[Service | str] = (),
         partitions: int = 4,
         limits: Mapping[str, Limit] | None = None,
+        intake: Sequence[FromTopic] = (),
     ) -> None:
         self.name = check_name("application", name)
         if partitions < 1:
@@ -68,3 +71,10 @@ class Application:
                         f"application {name!r}: expected saga {child!r} among its sagas, saga {saga.name!r} starts it"
                     )
         self.services = tuple(sorted({check_name("service", service) for service in named}))
+        self.intake = tuple(intake)
+        for mapping in self.intake:
+            if mapping.start is not None and mapping.start not in self.sagas:
+                raise DefinitionError(
+                    f"application {name!r}: expected FromTopic {mapping.topic!r} to start one of its sagas "
+                    f"({', '.join(sorted(self.sagas))}), got {mapping.start!r}"
+                )
