@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,6 +115,12 @@ class Shop:
         """Wait for all, then see that none was asked twice."""
         wait_until("every order has started a saga", self.all_asked, DEADLINE_SECONDS)
         assert Counter(r.saga_id for r in self.requests() if r.type == START) == Counter(self.sent)
+
+
+def test_every_point_of_the_intake_is_tried() -> None:
+    """The points of its own that the code has are among those below; the others are those of its transactions."""
+    text = (ROOT / "orchestrator/intake/loop.py").read_text(encoding="utf-8")
+    assert set(re.findall(r'fault\("(.*?)"\)', text)) == {point for point in POINTS if point.startswith("intake.")}
 
 
 @pytest.fixture
