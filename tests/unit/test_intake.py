@@ -263,9 +263,13 @@ class Failing:
         how = self._fail()
         commit = producer.commit
 
+        def gone() -> None:
+            raise TransactionError(Reaction.REPLACE, "no transaction is open")
+
         def lost() -> None:
             if how == "after":
                 commit()
+                producer.abort = gone  # type: ignore[method-assign]  # there is nothing left to give up
             raise TransactionError(Reaction.REPLACE if how in ("after", "unknown") else Reaction.ABORT, how)
 
         if how:
