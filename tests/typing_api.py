@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from kompensate.compose.local.stack import Stack
-from kompensate.orchestrator import Application, Context, Saga, Scope, Service, Step, StepRefused, saga
+from kompensate.orchestrator import Application, Context, FromTopic, Saga, Scope, Service, Step, StepRefused, saga
 from kompensate.orchestrator.async_client import AsyncClient
 from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.kernel.events import CallUndone
@@ -84,6 +84,21 @@ async def written(context: Context, order: Order) -> str:
 
 
 application = Application("shop", [declared, written], services=[payments, "shipping"], partitions=8)
+
+mapped = Application(
+    "shop",
+    [declared],
+    intake=[
+        FromTopic("orders", start="declared", type=Order, saga_id=lambda record: str(record.value.order_id)),
+        FromTopic(
+            "payments",
+            signal="approved",
+            saga_id=lambda record: (record.key or b"").decode(),
+            input=lambda record: True,
+            when=lambda record: record.headers.get("kind") == b"settled",
+        ),
+    ],
+)
 
 service = Participant("payments")
 

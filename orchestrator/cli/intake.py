@@ -59,6 +59,7 @@ DEFAULTS = Settings()
     show_default=True,
     help="Source records in one transaction.",
 )
+@click.option("--health", "health_port", type=int, metavar="PORT", help="Serve /live and /ready on 127.0.0.1:PORT.")
 @click.option("--log-format", type=click.Choice(["plain", "json"]), default="plain", show_default=True)
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
@@ -75,6 +76,7 @@ def intake(
     session_timeout: float,
     transaction_timeout: float,
     batch_max: int,
+    health_port: int | None,
     log_format: str,
     log_level: str,
 ) -> None:
@@ -99,4 +101,4 @@ def intake(
         transaction_timeout_seconds=transaction_timeout,
         batch_records_max=batch_max,
     )
-    IntakeProcess(application, settings, begin=begin).run()
+    IntakeProcess(application, settings, begin=begin, health_port=health_port).run()

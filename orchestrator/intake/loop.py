@@ -46,6 +46,8 @@ class IntakeLoop:
         self._refused: dict[tuple[str, int, int], tuple[str, bool]] = {}
         self._aborts = 0
         self._rejoins: deque[float] = deque()
+        self.stepped_at = clock.monotonic()
+        """When the last step began: a loop that hangs shows by it."""
         self.handled = 0
         """Source records that were committed."""
 
@@ -55,6 +57,7 @@ class IntakeLoop:
 
     def step(self) -> None:
         """One turn. Raises Fatal."""
+        self.stepped_at = self._clock.monotonic()
         try:
             if self._sources is None:
                 self._sources = self._connect()

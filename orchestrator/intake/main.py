@@ -17,6 +17,7 @@ from kompensate.orchestrator.kafka.sources import Begin, KafkaSources
 from kompensate.orchestrator.main import SystemClock
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.topics import TopicAdmin
+from kompensate.orchestrator.worker.health import STALL_SECONDS, HealthServer, IntakeHealth
 from kompensate.orchestrator.worker.slots import claim_slot
 from kompensate.schemas.topics import Topics
 
@@ -24,14 +25,35 @@ logger = logging.getLogger(__name__)
 
 
 class IntakeProcess:
-    """Runs an application's mappings. Several share the source topics' partitions, as workers do."""
+    """Runs an application's mappings. Several share the source topics' partitions, as workers do.
 
-    def __init__(self, application: Application, settings: Settings, *, begin: Begin | None = None) -> None:
+    `health_port` serves /live and /ready on 127.0.0.1 while it runs.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        settings: Settings,
+        *,
+        begin: Begin | None = None,
+        health_port: int | None = None,
+    ) -> None:
         self._application, self._settings, self._begin = application, settings, begin
         self._names = Topics(application.name, settings.prefix)
         # No application's name has a ~: its workers never have this group, nor their transactional ids.
         self.group = f"{settings.prefix}{application.name}~intake"
         self._stopping = threading.Event()
+        self._clock = SystemClock()
+        self._loop: IntakeLoop | None = None
+        self._server = None if health_port is None else HealthServer(health_port, self.health)
+
+    def health(self) -> IntakeHealth:
+        """How it stands; may be asked from any thread."""
+        loop = self._loop
+        if loop is None:
+            return IntakeHealth(live=True, ready=False, handled=0)
+        live = self._clock.monotonic() - loop.stepped_at < STALL_SECONDS
+        return IntakeHealth(live, live and loop.joined and not self._stopping.is_set(), loop.handled)
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then finish the batch, commit, leave the group. Raises Fatal."""
@@ -57,7 +79,6 @@ class IntakeProcess:
         self._check_topics()
         slot = claim_slot(self.group, self._settings)
         logger.info("intake of %s from %s, slot %s", self._application.name, ", ".join(translator.sources), slot.name)
-        clock = SystemClock()
 
         def connect() -> KafkaSources:
             return KafkaSources(
@@ -66,16 +87,18 @@ class IntakeProcess:
                 slot=slot.name,
                 topics=translator.sources,
                 begin=self._begin,
-                clock=clock,
+                clock=self._clock,
             )
 
-        loop = IntakeLoop(connect, translator, self._settings, clock)
+        loop = self._loop = IntakeLoop(connect, translator, self._settings, self._clock)
         try:
             while not self._stopping.is_set():
                 loop.step()
         finally:
             loop.close()
             slot.release()
+            if self._server is not None:
+                self._server.close()
 
     def _check_topics(self) -> None:
         """What it writes to must be there, with the right count of partitions."""

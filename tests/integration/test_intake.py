@@ -4,8 +4,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -123,6 +125,16 @@ def test_every_point_of_the_intake_is_tried() -> None:
     assert set(re.findall(r'fault\("(.*?)"\)', text)) == {point for point in POINTS if point.startswith("intake.")}
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def health(port: int) -> object:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
+        return json.load(answer)
+
+
 @pytest.fixture
 def shop(kafka: str, topic_prefix: str, tmp_path: Path) -> Iterator[Shop]:
     made = Shop(kafka, topic_prefix, tmp_path)
@@ -139,8 +151,9 @@ def test_existing_topics_start_and_signal_sagas(shop: Shop) -> None:
     shop.put(shop.orders, [("p", b"{not json"), ("p", {"other": 1}), ("p", {"order_id": "a/b"})])
     shop.order(5)
     shop.put(shop.approvals, [("a", {"order_id": "approve-1", "by": "ann"})])
-    number = shop.intake("a")
+    number = shop.intake("a", "--health", str(port := free_port()))
     shop.each_once()
+    wait_until("its health", lambda: health(port) == {"live": True, "ready": True, "handled": 29})
     wait_until("the signal", lambda: any(r.subject == "approved" for r in shop.requests()))
     with Client(shop.stage.bootstrap, "shop", prefix=shop.stage.prefix) as client:
         client.start("approval", {"order_id": "1"}, saga_id="approve-1")

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from kompensate.orchestrator.client import Client
 from kompensate.outbox.client import AsyncOutboxClient, OutboxClient
-from kompensate.outbox.tables import create_tables
+from kompensate.outbox.tables import MissingTables, check_tables, create_tables
 from kompensate.schemas.messages import Request
 from tests.fixtures.outboxes import RealOutbox
 from tests.fixtures.stage import Order, Stage
@@ -102,8 +102,11 @@ def test_an_old_table_gets_the_column_it_lacks(outbox: RealOutbox) -> None:
     outbox.sql("ALTER TABLE outbox DROP COLUMN ce_time")
     again = create_engine(outbox.dsn.replace("postgresql://", "postgresql+psycopg://"))
 
+    with again.connect() as connection, pytest.raises(MissingTables, match="got none named ce_time: run it again"):
+        check_tables(connection)
     with again.begin() as connection:
         create_tables(connection)
+        check_tables(connection)
     again.dispose()
     with outbox.streaming():
         outbox.arrived([b"1"])
