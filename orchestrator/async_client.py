@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import TypeVar
@@ -94,11 +95,13 @@ class AsyncClient:
         saga_id: str,
         wait: bool = False,
         id_conflict_policy: ConflictPolicy | None = None,
+        start_at: datetime | None = None,
+        deadline: datetime | None = None,
         timeout: float = OUTCOME_SECONDS,
     ) -> Sent:
         """Start a saga; returns when Kafka has the request, with `wait` or a policy when a worker has handled it."""
         check_policy(id_conflict_policy)
-        request = self._client.start_request(saga, input, saga_id=saga_id)
+        request = self._client.start_request(saga, input, saga_id=saga_id, start_at=start_at, deadline=deadline)
         if not wait and id_conflict_policy is None:
             return (await self.send([request]))[0]
         await self._placed()
@@ -115,7 +118,7 @@ class AsyncClient:
 
     async def start_many(self, starts: Iterable[Start]) -> list[Sent]:
         """Start many sagas at once, in their order; returns when Kafka has them all."""
-        return await self.send([self._client.start_request(s.saga, s.input, saga_id=s.saga_id) for s in starts])
+        return await self.send([self._client.requested(start) for start in starts])
 
     async def signal(self, saga_id: str, name: str, payload: object = None, *, signal_id: str | None = None) -> Sent:
         """Send a saga a message; it may come before the start. `signal_id` makes it idempotent."""

@@ -13,6 +13,7 @@ The saga id makes a start idempotent, a signal's id a signal: after `NotAcknowle
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
@@ -48,6 +49,8 @@ class Start(NamedTuple):
     saga: str
     saga_id: str
     input: Any = None
+    start_at: datetime | None = None
+    deadline: datetime | None = None
 
 
 class Client:
@@ -111,6 +114,8 @@ class Client:
         saga_id: str,
         wait: bool = False,
         id_conflict_policy: ConflictPolicy | None = None,
+        start_at: datetime | None = None,
+        deadline: datetime | None = None,
         timeout: float = OUTCOME_SECONDS,
     ) -> Sent:
         """Start a saga of definition `saga`; returns when Kafka has the request.
@@ -119,9 +124,10 @@ class Client:
         `wait` the answer's `outcome` says what became of it, which takes a worker; then also TimedOut.
         `id_conflict_policy` waits too, and raises where the answer is no: StartRejected; AlreadyStarted where the
         id was in use and the policy is "fail", whereas "use_existing" is content with the saga that is there.
+        The saga begins at `start_at` and is cancelled at `deadline`, datetimes with a time zone.
         """
         check_policy(id_conflict_policy)
-        request = self.start_request(saga, input, saga_id=saga_id)
+        request = self.start_request(saga, input, saga_id=saga_id, start_at=start_at, deadline=deadline)
         if not wait and id_conflict_policy is None:
             return self.send([request])[0]
         partition = self.partition(saga_id)
@@ -135,7 +141,7 @@ class Client:
         All are checked before the first is sent. After NotAcknowledged some may have been started: starting
         all of them again is harmless.
         """
-        return self.send([self.start_request(s.saga, s.input, saga_id=s.saga_id) for s in starts])
+        return self.send([self.requested(start) for start in starts])
 
     def signal_with_start(
         self,
@@ -171,9 +177,23 @@ class Client:
         """Release a saga that is paused or quarantined."""
         return self.send([self.request(RESUME, saga_id, reason)])[0]
 
-    def start_request(self, saga: str, input: object = None, *, saga_id: str) -> Request:  # noqa: A002  # as in Saga
+    def start_request(
+        self,
+        saga: str,
+        input: object = None,  # noqa: A002  # as in Saga
+        *,
+        saga_id: str,
+        start_at: datetime | None = None,
+        deadline: datetime | None = None,
+    ) -> Request:
         """A start, to `send` with others."""
-        return self._request(START, saga_id, saga_type=saga, input_=input)
+        return self._request(START, saga_id, saga_type=saga, input_=input, start_at=start_at, deadline=deadline)
+
+    def requested(self, start: Start) -> Request:
+        """The same of a Start."""
+        return self.start_request(
+            start.saga, start.input, saga_id=start.saga_id, start_at=start.start_at, deadline=start.deadline
+        )
 
     def request(self, type_: str, saga_id: str, reason: str = "") -> Request:
         """A request to cancel, pause or resume, to `send` with others."""
@@ -194,6 +214,8 @@ class Client:
         subject: str | None = None,
         input_: object = None,
         id_: str | None = None,
+        start_at: datetime | None = None,
+        deadline: datetime | None = None,
     ) -> Request:
         return make_request(
             type_,
@@ -204,6 +226,8 @@ class Client:
             payload=input_,
             id_=id_,
             time=time.time_ns() // 1_000_000,
+            start_at=start_at,
+            deadline=deadline,
         )
 
     def send(self, requests: Sequence[Request]) -> list[Sent]:

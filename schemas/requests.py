@@ -4,6 +4,7 @@ Whoever asks something of a saga (the client, an outbox row, a mapping of anothe
 that all of them refuse the same arguments, with the same words, before anything is sent or committed.
 """
 
+from datetime import datetime
 from uuid import uuid4
 
 from kompensate.schemas import payloads
@@ -22,11 +23,14 @@ def make_request(
     id_: str | None = None,
     time: int | None = None,
     trace: Trace = NOT_TRACED,
+    start_at: datetime | None = None,
+    deadline: datetime | None = None,
 ) -> Request:
     """A request of one of REQUEST_TYPES, checked. Raises ValueError, BadPayload.
 
     `payload` counts for starts and signals: a dataclass, Struct, TypedDict or JSON value, or bytes as they are.
-    Without `id_` it gets one of its own. `time` is when it was asked for, ms since the epoch.
+    Without `id_` it gets one of its own. `time` is when it was asked for, ms since the epoch. A start waits until
+    `start_at`, and its saga is cancelled at `deadline`.
     """
     if type_ not in REQUEST_TYPES:
         raise ValueError(f"request: expected one of {REQUEST_TYPES}, got {type_!r}")
@@ -44,7 +48,17 @@ def make_request(
         payload=encoded(payload) if type_ in (START, SIGNAL) else None,
         time=time,
         trace=trace,
+        not_before=_milliseconds("start_at", start_at),
+        deadline=_milliseconds("deadline", deadline),
     )
+
+
+def _milliseconds(name: str, when: datetime | None) -> int | None:
+    if when is None:
+        return None
+    if not isinstance(when, datetime) or when.tzinfo is None:
+        raise ValueError(f"{name}: expected a datetime with a time zone, got {when!r}")
+    return round(when.timestamp() * 1000)
 
 
 def encoded(value: object) -> bytes:

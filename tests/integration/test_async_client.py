@@ -5,6 +5,7 @@ import itertools
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -259,3 +260,31 @@ def test_closing_completes_what_is_under_way(stage: Stage) -> None:
 
     asyncio.run(work())
     assert {r.saga_id for r in requests(stage)} == {"o-0", "o-1"}
+
+
+def test_a_start_may_wait_and_a_saga_may_have_a_deadline(stage: Stage) -> None:
+    """Before its time a saga is pending, then it begins; at its deadline it is cancelled. Naive times are refused."""
+    now = datetime.now(UTC)
+    later, latest = now + timedelta(hours=1), now + timedelta(hours=2)
+
+    async def work(client: AsyncClient) -> None:
+        waiting = asyncio.ensure_future(
+            client.start("checkout", {"order_id": "1"}, saga_id="o-1", start_at=later, wait=True)
+        )
+        await client.start_many([Start("checkout", "o-2", {"order_id": "2"}, deadline=latest)])
+        with pytest.raises(ValueError, match="start_at: expected a datetime with a time zone"):
+            await client.start("checkout", saga_id="o-3", start_at=datetime(2040, 1, 1))  # on purpose
+        await asyncio.to_thread(wait_until, "requests", lambda: len(requests(stage)) == 2)
+        await asyncio.to_thread(stage.play, silent_at("reserve"))
+        outcome = (await waiting).outcome
+        assert outcome is not None
+        assert outcome.kind == "started"
+
+        await asyncio.to_thread(stage.fire, round(later.timestamp() * 1000))
+        with pytest.raises(TimedOut, match="got: running"):
+            await client.result("o-1", timeout=0.5)
+        await asyncio.to_thread(stage.fire, round(latest.timestamp() * 1000))
+        with pytest.raises(TimedOut, match="got: compensating"):
+            await client.result("o-2", timeout=0.5)
+
+    ask(stage, work)
