@@ -6,6 +6,7 @@ Importing this costs nothing: only the standard library and the kernel are loade
 """
 
 from kompensate.orchestrator.definitions.application import Application, Limit
+from kompensate.orchestrator.definitions.fromtopic import FromTopic, Incoming
 from kompensate.orchestrator.definitions.saga import Saga, saga
 from kompensate.orchestrator.definitions.steps import NOTHING, DefinitionError, Parallel, Scope, Step, SubSaga
 from kompensate.orchestrator.kernel.context import Context, Service
@@ -26,6 +27,8 @@ __all__ = [
     "Context",
     "DefinitionError",
     "FailSaga",
+    "FromTopic",
+    "Incoming",
     "Limit",
     "NotDone",
     "OperationCancelled",

@@ -13,17 +13,17 @@ The saga id makes a start idempotent, a signal's id a signal: after `NotAcknowle
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import cached_property, partial
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
-from uuid import uuid4
 
 import confluent_kafka as ck
 
-from kompensate.orchestrator.client_errors import ClientError, DamagedSaga, NotAcknowledged, NotFound, TimedOut
-from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.reading.lookup import CLOCKS_APART_MS, Lookup, keys_of
-from kompensate.orchestrator.reading.outcomes import Outcome, Sent, begun_by, judged
+from kompensate.orchestrator.client_errors import ClientError, NotAcknowledged
+from kompensate.orchestrator.reading.handling import Handling, covers, handled, not_ended, not_handled, watermark_key
+from kompensate.orchestrator.reading.lookup import Lookup
+from kompensate.orchestrator.reading.outcomes import ConflictPolicy, Outcome, Sent, check_policy, expect_accepted
 from kompensate.orchestrator.reading.reader import (
     TIMEOUT_SECONDS,
     UNREACHABLE,
@@ -34,11 +34,10 @@ from kompensate.orchestrator.reading.reader import (
 )
 from kompensate.orchestrator.reading.status import SagaView, view
 from kompensate.orchestrator.reading.stored import Stored
-from kompensate.orchestrator.sagas.journal import read_watermark
-from kompensate.schemas.envelope import content_type
 from kompensate.schemas.formats import PayloadFormat, payloads_of
 from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Request
-from kompensate.schemas.topics import WATERMARK_PREFIX, Topics, check_name, check_saga_id, partition_of
+from kompensate.schemas.requests import make_request
+from kompensate.schemas.topics import Topics, check_name, check_saga_id, partition_of
 
 IN_FLIGHT_MAX = 20_000
 """Requests sent and not yet acknowledged: bounds memory, and is far more than keeps a broker busy."""
@@ -51,6 +50,8 @@ class Start(NamedTuple):
     saga: str
     saga_id: str
     input: Any = None
+    start_at: datetime | None = None
+    deadline: datetime | None = None
 
 
 class Client:
@@ -115,23 +116,27 @@ class Client:
         *,
         saga_id: str,
         wait: bool = False,
+        id_conflict_policy: ConflictPolicy | None = None,
+        start_at: datetime | None = None,
+        deadline: datetime | None = None,
         timeout: float = OUTCOME_SECONDS,
     ) -> Sent:
         """Start a saga of definition `saga`; returns when Kafka has the request.
 
         `input` is a dataclass, msgspec Struct, TypedDict or JSON value, or bytes that are JSON already. With
         `wait` the answer's `outcome` says what became of it, which takes a worker; then also TimedOut.
+        `id_conflict_policy` waits too, and raises where the answer is no: StartRejected; AlreadyStarted where the
+        id was in use and the policy is "fail", whereas "use_existing" is content with the saga that is there.
+        The saga begins at `start_at` and is cancelled at `deadline`, datetimes with a time zone.
         """
-        seen = None
-        if wait:
-            check_saga_id(saga_id)
-            partition = self._partition(saga_id)
-            seen = self.lookup.reader.ends(self.topics.state, [partition])[partition]
-        sent = self.start_many([Start(saga, saga_id, input)])[0]
-        if not wait:
-            return sent
-        sent = replace(sent, seen=seen)
-        return replace(sent, outcome=self.outcome(sent, timeout))
+        check_policy(id_conflict_policy)
+        request = self.start_request(saga, input, saga_id=saga_id, start_at=start_at, deadline=deadline)
+        if not wait and id_conflict_policy is None:
+            return self.send([request])[0]
+        partition = self.partition(saga_id)
+        seen = self.lookup.reader.ends(self.topics.state, [partition])[partition]
+        sent = replace(self.send([request])[0], seen=seen)
+        return expect_accepted(replace(sent, outcome=self.outcome(sent, timeout)), id_conflict_policy)
 
     def start_many(self, starts: Iterable[Start]) -> list[Sent]:
         """Start many sagas at once, in their order; returns when Kafka has them all.
@@ -139,7 +144,25 @@ class Client:
         All are checked before the first is sent. After NotAcknowledged some may have been started: starting
         all of them again is harmless.
         """
-        return self.send([self._request(START, s.saga_id, saga_type=s.saga, input_=s.input) for s in starts])
+        return self.send([self.requested(start) for start in starts])
+
+    def signal_with_start(
+        self,
+        saga: str,
+        input: object = None,  # noqa: A002  # as in Saga
+        *,
+        saga_id: str,
+        signal: str,
+        payload: object = None,
+        signal_id: str | None = None,
+    ) -> tuple[Sent, Sent]:
+        """Send a saga a signal, and start it before where it is not there; returns when Kafka has both.
+
+        After NotAcknowledged do the same again, with the same `signal_id`.
+        """
+        start = self.start_request(saga, input, saga_id=saga_id)
+        started, signalled = self.send([start, self.signal_request(saga_id, signal, payload, signal_id=signal_id)])
+        return started, signalled
 
     def signal(self, saga_id: str, name: str, payload: object = None, *, signal_id: str | None = None) -> Sent:
         """Send a saga a message; it may come before the start. `signal_id` makes it idempotent."""
@@ -156,6 +179,24 @@ class Client:
     def resume(self, saga_id: str, reason: str = "") -> Sent:
         """Release a saga that is paused or quarantined."""
         return self.send([self.request(RESUME, saga_id, reason)])[0]
+
+    def start_request(
+        self,
+        saga: str,
+        input: object = None,  # noqa: A002  # as in Saga
+        *,
+        saga_id: str,
+        start_at: datetime | None = None,
+        deadline: datetime | None = None,
+    ) -> Request:
+        """A start, to `send` with others."""
+        return self._request(START, saga_id, saga_type=saga, input_=input, start_at=start_at, deadline=deadline)
+
+    def requested(self, start: Start) -> Request:
+        """The same of a Start."""
+        return self.start_request(
+            start.saga, start.input, saga_id=start.saga_id, start_at=start.start_at, deadline=start.deadline
+        )
 
     def request(self, type_: str, saga_id: str, reason: str = "") -> Request:
         """A request to cancel, pause or resume, to `send` with others."""
@@ -176,67 +217,73 @@ class Client:
         subject: str | None = None,
         input_: object = None,
         id_: str | None = None,
+        start_at: datetime | None = None,
+        deadline: datetime | None = None,
     ) -> Request:
-        if type_ == START:
-            check_name("saga", saga_type or "")
-        if type_ == SIGNAL and not subject:
-            raise ValueError(f"saga {saga_id!r}: expected the name of a signal, got none")
-        payload = self._encoded(saga_id, input_) if type_ in (START, SIGNAL) else None
-        return Request(
-            id=id_ or uuid4().hex,
-            type=type_,
-            saga_id=check_saga_id(saga_id),
+        return make_request(
+            type_,
+            saga_id,
             source=self._source,
             saga_type=saga_type,
             subject=subject,
-            payload=payload,
-            content_type=content_type(payload),
+            payload=input_,
+            id_=id_,
             time=time.time_ns() // 1_000_000,
+            start_at=start_at,
+            deadline=deadline,
+            payloads=self._payloads,
         )
-
-    def _encoded(self, saga_id: str, value: object) -> bytes:
-        """A payload as bytes; what is bytes already is JSON. Raises BadPayload."""
-        bound = self._payloads.for_saga(saga_id)
-        return bound.seal(value, "bytes") if isinstance(value, bytes) else bound.encode(value)
 
     def send(self, requests: Sequence[Request]) -> list[Sent]:
         """Send requests in their order; returns when Kafka has them all."""
-        topic, partitions = self.topics.requests, self._partitions
-        reports: list[_Report] = []
+        reports: list[Delivery] = []
         for number, request in enumerate(requests):
             while number - len(reports) >= IN_FLIGHT_MAX:
                 self._producer.poll(0.1)
-            self._produce(topic, partition_of(request.saga_id, partitions), request, partial(_report, reports, number))
+            self._produce(request, partial(_report, reports, number))
             self._producer.poll(0)
         while len(reports) < len(requests):
             self._producer.poll(0.1)  # each is reported, at the latest after message.timeout.ms
+        return self.acknowledged(requests, reports)
+
+    def acknowledged(self, requests: Sequence[Request], reports: Sequence["Delivery"]) -> list[Sent]:
+        """What was sent, from its delivery reports in any order. Raises NotAcknowledged, ClientError."""
         self._expect_acknowledged(reports)
         messages = [message for _, _, message in sorted(reports, key=lambda report: report[0])]
         return [self._sent(request, message) for request, message in zip(requests, messages, strict=True)]
 
-    def _produce(
-        self, topic: str, partition: int, request: Request, report: Callable[[ck.KafkaError | None, ck.Message], None]
-    ) -> None:
+    def _produce(self, request: Request, report: "Report") -> None:
+        deadline = time.monotonic() + self._timeout
+        while not self.offer(request, report):  # librdkafka's queue is full
+            if time.monotonic() > deadline:
+                raise NotAcknowledged(
+                    f"saga {request.saga_id!r}: {self.topics.requests} took nothing for {self._timeout:g} s"
+                )
+            self._producer.poll(0.1)
+
+    def offer(self, request: Request, report: "Report") -> bool:
+        """Hand a request to librdkafka, without waiting; False where its queue is full. Raises ClientError.
+
+        `report` is called by whichever thread calls `serve`.
+        """
+        topic, partition = self.topics.requests, self.partition(request.saga_id)
         headers: list[tuple[str, str | bytes | None]] = [*request.headers()]
         key = request.saga_id.encode()
-        deadline = time.monotonic() + self._timeout
-        while True:
-            try:
-                self._producer.produce(
-                    topic, request.payload, key, partition=partition, headers=headers, on_delivery=report
-                )
-            except BufferError as error:  # librdkafka's queue is full
-                if time.monotonic() > deadline:
-                    raise NotAcknowledged(
-                        f"saga {request.saga_id!r}: {topic}/{partition} took nothing for {self._timeout:g} s"
-                    ) from error
-                self._producer.poll(0.1)
-            except ck.KafkaException as error:
-                raise error_of(error.args[0], f"{topic}/{partition}", self._bootstrap, self._timeout) from error
-            else:
-                return
+        try:
+            self._producer.produce(
+                topic, request.payload, key, partition=partition, headers=headers, on_delivery=report
+            )
+        except BufferError:
+            return False
+        except ck.KafkaException as error:
+            raise error_of(error.args[0], f"{topic}/{partition}", self._bootstrap, self._timeout) from error
+        return True
 
-    def _expect_acknowledged(self, reports: Sequence["_Report"]) -> None:
+    def serve(self, timeout: float) -> None:
+        """Let reports of what was offered come in, for up to `timeout` seconds."""
+        self._producer.poll(timeout)
+
+    def _expect_acknowledged(self, reports: Sequence["Delivery"]) -> None:
         """Raises NotAcknowledged, ClientError."""
         errors = [(number, error) for number, error, _ in reports if error is not None]
         if not errors:
@@ -275,75 +322,50 @@ class Client:
         counts = {name: len(topic.partitions) for name, topic in found.items()}
         return partitions_of(self.topics.requests, counts, self._bootstrap)
 
-    def _partition(self, saga_id: str) -> int:
-        return partition_of(saga_id, self._partitions)
+    def partition(self, saga_id: str) -> int:
+        """The partition a saga lives on. The first call asks Kafka for the count. Raises MissingTopic, Unreachable."""
+        return partition_of(check_saga_id(saga_id), self._partitions)
 
     # -- what became of it
 
     @cached_property
     def lookup(self) -> Lookup:
         """The application's topics to read from."""
-        self._reader = Reader(self._bootstrap, self._kafka, timeout=self._timeout)
-        return Lookup(self._reader, self.topics, self._payloads)
+        found = self.open_lookup()
+        self._reader = found.reader
+        return found
+
+    def open_lookup(self) -> Lookup:
+        """The same with connections of its own, for another thread; the caller closes its reader."""
+        return Lookup(Reader(self._bootstrap, self._kafka, timeout=self._timeout), self.topics, self._payloads)
 
     def outcome(self, sent: Sent, timeout: float = OUTCOME_SECONDS) -> Outcome:
         """What became of a request. Raises TimedOut where no worker has handled it within `timeout` seconds."""
         p, start = sent.partition, sent.seen
         if start is None:
             start = self.lookup.reader.ends(self.topics.state, [p])[p]
-            watermark = _watermark(p)
+            watermark = watermark_key(p)
             found = self.lookup.reader.snapshot(self.topics.state, [p], lambda key: key == watermark)[p]
-            if _covers(found.get(watermark), sent):
-                return self._handled(sent)
-        return self._followed(sent, start, timeout) or self._handled(sent)
+            if covers(found.get(watermark), sent):
+                return handled(self.lookup, sent)
+        return self._followed(sent, start, timeout) or handled(self.lookup, sent)
 
     def _followed(self, sent: Sent, start: int, timeout: float) -> Outcome | None:
         """Follow the state partition until the request was handled: what that shows by itself. Raises TimedOut."""
         deadline = time.monotonic() + timeout
-        watermark, own = _watermark(sent.partition), keys_of(sent.saga_id)
-        covered = False
+        handling = Handling(sent)
         for batch in self.lookup.reader.follow(self.topics.state, {sent.partition: start}, min(0.1, timeout)):
             for record in batch.records:
-                if record.key == watermark:
-                    if covered:  # a watermark is a transaction's first record: the one before is complete
-                        return None
-                    covered = _covers(record, sent)
-                elif sent.type == START and own(record.key or b"") and record.value and begun_by(record, sent):
-                    return Outcome("started")
-            if covered and sent.partition in batch.caught_up:
-                return None
+                handling.see(record)
+                if handling.done:
+                    break
+            if sent.partition in batch.caught_up:
+                handling.caught_up()
+            if handling.done:
+                return handling.outcome
             if time.monotonic() > deadline:
                 break
-        raise TimedOut(
-            f"saga {sent.saga_id!r}: expected its {sent.type} at {sent.topic}/{sent.partition}@{sent.offset} to be "
-            f"handled within {timeout:g} s, got nothing: is a worker running? The request stands, and will be handled"
-        )
-
-    def _handled(self, sent: Sent) -> Outcome:
-        reason = self._rejection(sent)
-        if reason is not None:
-            return Outcome("rejected", reason)
-        if sent.type != START:
-            return Outcome("handled")
-        found = self.lookup.find(sent.saga_id)
-        if found is None:
-            return Outcome("duplicate", "a saga of this id had ended, and is forgotten since")
-        try:
-            pages = self.lookup.pages(found)
-        except (NotFound, DamagedSaga):
-            pages = []
-        return judged(sent, found, pages, self._payloads.for_saga(sent.saga_id))
-
-    def _rejection(self, sent: Sent) -> str | None:
-        """Why the request is in the quarantine, None if it is not there."""
-        topic, p = self.topics.quarantine, sent.partition
-        starts = self.lookup.reader.since(topic, [p], sent.time - CLOCKS_APART_MS)
-        for record in self.lookup.reader.scan(topic, starts):
-            headers = dict(record.headers or ())
-            place = tuple(headers.get(name) for name in ("q_topic", "q_partition", "q_offset"))
-            if place == (sent.topic.encode(), b"%d" % p, b"%d" % sent.offset):
-                return (headers.get("q_reason") or b"").decode(errors="replace")
-        return None
+        raise not_handled(sent, timeout)
 
     def result(self, saga_id: str, timeout: float = OUTCOME_SECONDS) -> SagaView:
         """Wait for the saga's end, also for its start. Raises TimedOut, saying how far it was by then."""
@@ -357,26 +379,15 @@ class Client:
             if time.monotonic() > deadline:
                 break
         how = "it has not started" if newest is None else view(self.topics.app, newest).shown_status
-        raise TimedOut(
-            f"saga {saga_id!r}: expected its end within {timeout:g} s, got: {how}; see `kompensate show {saga_id}`"
-        )
+        raise not_ended(saga_id, timeout, how)
 
 
-_Report: TypeAlias = tuple[int, ck.KafkaError | None, ck.Message]
+Report: TypeAlias = Callable[[ck.KafkaError | None, ck.Message], None]
+"""Told once of each request: what librdkafka says of it."""
+Delivery: TypeAlias = tuple[int, ck.KafkaError | None, ck.Message]
 """The request's number, and what librdkafka says of it."""
 
 
-def _report(reports: list[_Report], number: int, error: ck.KafkaError | None, message: ck.Message) -> None:
+def _report(reports: list[Delivery], number: int, error: ck.KafkaError | None, message: ck.Message) -> None:
     """Delivery callback; whichever thread polls calls it."""
     reports.append((number, error, message))
-
-
-def _watermark(partition: int) -> bytes:
-    return f"{WATERMARK_PREFIX}{partition}".encode()
-
-
-def _covers(watermark: Record | None, sent: Sent) -> bool:
-    """Was everything up to the request handled when this watermark was written?"""
-    if watermark is None or watermark.value is None:
-        return False
-    return read_watermark(watermark.value).offsets.get(sent.topic, 0) > sent.offset

@@ -7,6 +7,8 @@ KompensateError
     ├── NotAcknowledged  Kafka did not confirm a request; it may or may not be there
     ├── NotFound         no such saga in the topics
     ├── DamagedSaga      its records are there and do not read
+    ├── AlreadyStarted   the saga id of a start was in use
+    ├── StartRejected    a start lies in the quarantine
     └── TimedOut         what was waited for did not happen in time
 """
 
@@ -35,6 +37,14 @@ class NotFound(ClientError):
 
 class DamagedSaga(ClientError):
     """A saga's records do not read, or do not fit together. The text says which and why."""
+
+
+class AlreadyStarted(ClientError):
+    """A saga of that id is there, or was within the dedup window, and the start was to fail then."""
+
+
+class StartRejected(ClientError):
+    """A worker could not take the start. The text says why; the request is in the quarantine."""
 
 
 class TimedOut(ClientError):

@@ -21,12 +21,21 @@ CREATE TABLE IF NOT EXISTS outbox (
     ce_replyoutcome  text,
     ce_sagatype      text,
     ce_subject       text,
+    ce_time          text,                        -- when it was asked for, RFC 3339
     traceparent      text,
     tracestate       text,
     xid              xid8 NOT NULL DEFAULT pg_current_xact_id(),
     created_at       timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (created_at, id)
 ) PARTITION BY RANGE (created_at);
+
+-- Tables that were made before a column was thought of. Asked first: ALTER waits for every writer.
+DO $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'outbox'::regclass AND attname = 'ce_time') THEN
+        ALTER TABLE outbox ADD COLUMN ce_time text;
+    END IF;
+END $$;
 
 -- The net below the daily partitions: a row of a day that nobody prepared is kept and relayed all the same.
 CREATE TABLE IF NOT EXISTS outbox_default PARTITION OF outbox DEFAULT;

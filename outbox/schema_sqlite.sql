@@ -3,7 +3,8 @@ CREATE TABLE IF NOT EXISTS outbox (
     id text NOT NULL PRIMARY KEY, aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL,
     payload blob, "partition" integer NOT NULL, ce_specversion text NOT NULL DEFAULT '1.0', ce_id text, ce_source text,
     content_type text, ce_correlationid text, ce_causationid text, ce_replyoutcome text, ce_sagatype text,
-    ce_subject text, traceparent text, tracestate text, created_at text NOT NULL DEFAULT CURRENT_TIMESTAMP
+    ce_subject text, ce_time text, traceparent text, tracestate text,
+    created_at text NOT NULL DEFAULT CURRENT_TIMESTAMP
 );
 CREATE TABLE IF NOT EXISTS inbox (
     consumer text NOT NULL, command_id text NOT NULL,

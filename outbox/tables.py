@@ -23,6 +23,7 @@ HEADER_COLUMNS: tuple[tuple[str, str], ...] = (
     ("ce_replyoutcome", "ce_replyoutcome"),
     ("ce_sagatype", "ce_sagatype"),
     ("ce_subject", "ce_subject"),
+    ("ce_time", "ce_time"),
     ("traceparent", "traceparent"),
     ("tracestate", "tracestate"),
 )
@@ -54,13 +55,24 @@ def create_tables(connection: Connection) -> None:
 
 
 def check_tables(connection: Connection) -> None:
-    """Raise MissingTables where the outbox or the inbox is not there."""
+    """Raise MissingTables where the outbox or the inbox is not there, or the outbox is of an older form."""
     found = inspect(connection)
     missing = [table for table in (OUTBOX, INBOX) if not found.has_table(table)]
     if missing:
         raise MissingTables(
             f"database {connection.engine.url.database!r}: expected tables {OUTBOX} and {INBOX}, "
             f"got no {' and no '.join(missing)}: run kompensate/outbox/schema.sql in it, or create_tables()"
+        )
+    # Not by SQLAlchemy's inspector, which warns of xid8; nor from the table, which a service may only write to.
+    asked = f"pragma_table_info('{OUTBOX}')"
+    if connection.dialect.name != "sqlite":
+        asked = f"(SELECT attname AS name FROM pg_attribute WHERE attrelid = '{OUTBOX}'::regclass) AS columns"  # noqa: S608 our own names
+    columns = set(connection.exec_driver_sql(f"SELECT name FROM {asked}").scalars())  # noqa: S608 our own names
+    lacking = [column for column, _ in HEADER_COLUMNS if column not in columns]
+    if lacking:
+        raise MissingTables(
+            f"database {connection.engine.url.database!r}, table {OUTBOX}: expected the columns of "
+            f"kompensate/outbox/schema.sql, got none named {', '.join(lacking)}: run it again, or create_tables()"
         )
 
 

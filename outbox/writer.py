@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection
 
-from kompensate.outbox.tables import OUTBOX
+from kompensate.outbox.tables import HEADER_COLUMNS, OUTBOX
 from kompensate.schemas.messages import JSON, SPEC_VERSION, Reply, Request
 from kompensate.schemas.payloads import PAYLOAD_BYTES_WARN, check_size, to_json
 
@@ -32,6 +32,7 @@ class Row:
     ce_replyoutcome: str | None = None
     ce_sagatype: str | None = None
     ce_subject: str | None = None
+    ce_time: str | None = None
     traceparent: str | None = None
     tracestate: str | None = None
     ce_specversion: str = SPEC_VERSION
@@ -45,8 +46,12 @@ _OTHER_TYPES = {"id": "uuid", "partition": "integer"}
 RECORD = ", ".join(f'"{name}" {_OTHER_TYPES.get(name, "text")}' for name in _NAMES)
 VALUES = COLUMNS.replace('"payload"', "decode(payload, 'base64')")
 
-_INSERT = f"INSERT INTO {OUTBOX} ({COLUMNS}) SELECT {VALUES} FROM json_to_recordset(%s::json) AS r({RECORD})"  # noqa: S608 our own names
+INSERT = f"INSERT INTO {OUTBOX} ({COLUMNS}) SELECT {VALUES} FROM json_to_recordset(%s::json) AS r({RECORD})"  # noqa: S608 our own names
 _INSERT_SQLITE = f"INSERT INTO {OUTBOX} ({COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608 our own names
+
+
+_COLUMN_OF = {header: column for column, header in HEADER_COLUMNS}
+_HEADERS = ", ".join(_COLUMN_OF)
 
 
 def write(connection: Connection, rows: Sequence[Row]) -> None:
@@ -59,7 +64,7 @@ def write(connection: Connection, rows: Sequence[Row]) -> None:
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql(_INSERT_SQLITE, [(str(row.id), *astuple(row)[1:]) for row in rows])
     else:
-        connection.exec_driver_sql(_INSERT, (as_json(rows),))
+        connection.exec_driver_sql(INSERT, (as_json(rows),))
 
 
 def as_json(rows: Sequence[Row]) -> str:
@@ -88,20 +93,21 @@ def reply_row(reply: Reply, topic: str, partition: int) -> Row:
 
 
 def request_row(request: Request, topic: str, partition: int) -> Row:
-    """The row that becomes `request` on an application's request topic: a start that commits with the caller's work."""
+    """The row that becomes `request` on an application's request topic: a start that commits with the caller's work.
+
+    Raises ValueError for a request with a header that the outbox has no column for.
+    """
+    columns = {}
+    for name, value in request.headers():
+        column = _COLUMN_OF.get(name)
+        if column is None:
+            raise ValueError(f"request of saga {request.saga_id!r}: expected headers {_HEADERS}, got {name}")
+        columns[column] = None if value is None else value.decode()
     return Row(
         id=uuid4(),
         aggregatetype=topic,
         aggregateid=request.saga_id,
-        type=request.type,
         payload=request.payload,
         partition=partition,
-        ce_id=request.id,
-        ce_source=request.source,
-        content_type=request.content_type,
-        ce_correlationid=request.saga_id,
-        ce_sagatype=request.saga_type,
-        ce_subject=request.subject,
-        traceparent=request.trace.parent,
-        tracestate=request.trace.state,
+        **columns,  # type: ignore[arg-type]  # text columns, by their headers
     )

@@ -6,18 +6,24 @@ A change that makes a line of it fail breaks somebody's build.
 from dataclasses import dataclass
 from typing import Any, assert_type
 
+import psycopg
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from kompensate.compose.local.stack import Stack
-from kompensate.orchestrator import Application, Context, Saga, Scope, Service, Step, StepRefused, saga
+from kompensate.orchestrator import Application, Context, FromTopic, Saga, Scope, Service, Step, StepRefused, saga
+from kompensate.orchestrator.async_client import AsyncClient
 from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.kernel.events import CallUndone
+from kompensate.orchestrator.reading.outcomes import Sent
+from kompensate.outbox.client import AsyncOutboxClient, OutboxClient
 from kompensate.participants import Call, Participant, Refused
 from kompensate.schemas.avro import AvroPayloads
 from kompensate.schemas.claim_check import ClaimCheck
 from kompensate.schemas.compression import Zlib, Zstd
 from kompensate.schemas.encryption import AesGcm
 from kompensate.schemas.formats import Owner, PayloadFormat
+from kompensate.schemas.messages import Request
 
 
 @dataclass
@@ -105,6 +111,22 @@ application = Application(
 )
 
 service = Participant("payments", payloads=payload_format)
+mapped = Application(
+    "shop",
+    [declared],
+    intake=[
+        FromTopic("orders", start="declared", type=Order, saga_id=lambda record: str(record.value.order_id)),
+        FromTopic(
+            "payments",
+            signal="approved",
+            saga_id=lambda record: (record.key or b"").decode(),
+            input=lambda record: True,
+            when=lambda record: record.headers.get("kind") == b"settled",
+        ),
+    ],
+)
+
+service = Participant("payments")
 
 
 @service.handles
@@ -143,3 +165,26 @@ def develop(stack: Stack) -> None:
     assert_type(stack.postgres_dsn("shop"), str)
     assert_type(stack.connect_url, str)
     stack.down()
+
+
+def commits(session: Session, connection: psycopg.Connection) -> None:
+    """Requests in the caller's transaction, whichever library it is of."""
+    shop = OutboxClient(application)
+    shop.start(session, "declared", Order("1", 2), saga_id="o-1")
+    shop.signal(connection, "o-1", "approved", payload=True, signal_id="s-1")
+    shop.cancel(connection.cursor(), "o-1", "too late")
+
+
+async def commits_async(session: AsyncSession, connection: psycopg.AsyncConnection) -> None:
+    """The same on asyncio."""
+    shop = AsyncOutboxClient("shop", partitions=8)
+    assert_type(await shop.start(session, "declared", Order("1", 2), saga_id="o-1"), Request)
+    await shop.signal(connection, "o-1", "approved", payload=True)
+
+
+async def ask_async(client: AsyncClient) -> str:
+    """The same verbs, awaited."""
+    sent = await client.start("declared", Order("1", 100), saga_id="1", id_conflict_policy="use_existing")
+    assert_type(sent, Sent)
+    await client.signal_with_start("declared", Order("1", 100), saga_id="1", signal="approved", payload=True)
+    return (await client.result("1", timeout=5)).status

@@ -17,6 +17,7 @@ VERBS = {
     "worker": ("kompensate.orchestrator.cli.worker:worker", "Run an application's sagas."),
     "participant": ("kompensate.orchestrator.cli.participant:participant", "Run a service's handlers."),
     "relay": ("kompensate.orchestrator.cli.relay:relay", "Carry services' outboxes to Kafka."),
+    "intake": ("kompensate.orchestrator.cli.intake:intake", "Start and signal sagas from existing topics."),
     "start": ("kompensate.orchestrator.cli.start:start", "Start a saga."),
     "signal": ("kompensate.orchestrator.cli.ask:signal", "Send a saga a message."),
     "cancel": ("kompensate.orchestrator.cli.ask:cancel", "Stop sagas and undo what they did."),

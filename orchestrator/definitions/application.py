@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kompensate.orchestrator.definitions.fromtopic import FromTopic
 from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
 from kompensate.orchestrator.definitions.steps import DefinitionError
 from kompensate.orchestrator.kernel.context import Service
@@ -35,6 +36,7 @@ class Application:
     `limits` are what local steps may be run under, by name. Of a saga several versions may stand side by side: new
     ones follow the highest, those under way the one that they started with.
     `payloads` is how values become bytes (default: JSON); clients and participants are given the same.
+    `intake` says which records of existing topics start or signal its sagas (`kompensate intake`).
     Raises DefinitionError or ValueError.
     """
 
@@ -47,6 +49,7 @@ class Application:
         partitions: int = 4,
         limits: Mapping[str, Limit] | None = None,
         payloads: "PayloadFormat | None" = None,
+        intake: Sequence[FromTopic] = (),
     ) -> None:
         self.name = check_name("application", name)
         if partitions < 1:
@@ -75,3 +78,10 @@ class Application:
                         f"application {name!r}: expected saga {child!r} among its sagas, saga {saga.name!r} starts it"
                     )
         self.services = tuple(sorted({check_name("service", service) for service in named}))
+        self.intake = tuple(intake)
+        for mapping in self.intake:
+            if mapping.start is not None and mapping.start not in self.sagas:
+                raise DefinitionError(
+                    f"application {name!r}: expected FromTopic {mapping.topic!r} to start one of its sagas "
+                    f"({', '.join(sorted(self.sagas))}), got {mapping.start!r}"
+                )

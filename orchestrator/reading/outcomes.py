@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from kompensate.orchestrator.client_errors import AlreadyStarted, StartRejected
 from kompensate.orchestrator.kernel.events import SagaStarted, StartDelayed
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.reading.stored import Stored, read_summary
@@ -57,6 +58,27 @@ class Sent:
     time: int
     seen: int | None = None
     outcome: Outcome | None = None
+
+
+ConflictPolicy: TypeAlias = Literal["fail", "use_existing"]
+"""What a start wants where a saga of its id is there, or was within the dedup window."""
+
+
+def check_policy(policy: ConflictPolicy | None) -> None:
+    """Raise ValueError for what is no policy."""
+    if policy not in (None, "fail", "use_existing"):
+        raise ValueError(f"id_conflict_policy: expected 'fail' or 'use_existing', got {policy!r}")
+
+
+def expect_accepted(sent: Sent, policy: ConflictPolicy | None) -> Sent:
+    """`sent`, whose outcome is known. Raises AlreadyStarted, StartRejected, as the policy says; without one nothing."""
+    outcome = sent.outcome
+    assert outcome is not None
+    if policy is not None and outcome.kind == "rejected":
+        raise StartRejected(f"saga {sent.saga_id!r}: expected its start to be taken, got: {outcome.reason}")
+    if policy == "fail" and outcome.kind in ("duplicate", "conflict"):
+        raise AlreadyStarted(f"saga {sent.saga_id!r}: expected no saga of this id, got one: {outcome.reason}")
+    return sent
 
 
 def begun_by(record: Record, sent: Sent) -> bool:

@@ -1,4 +1,4 @@
-"""How a worker stands, and a small HTTP endpoint that says so: /live and /ready, as JSON, on loopback."""
+"""How a worker or an intake stands, and a small HTTP endpoint that says so: /live and /ready, as JSON, on loopback."""
 
 import json
 import threading
@@ -41,10 +41,20 @@ class Health:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class IntakeHealth:
+    """`live`: the loop turns. `ready`: it has joined its group."""
+
+    live: bool
+    ready: bool
+    handled: int
+    """Source records committed since it began."""
+
+
 class HealthServer:
     """Serves health on 127.0.0.1 until it is closed. Raises Fatal where the port is taken."""
 
-    def __init__(self, port: int, health: Callable[[], Health]) -> None:
+    def __init__(self, port: int, health: Callable[[], Health | IntakeHealth]) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 found = health()

@@ -7,14 +7,16 @@ from uuid import uuid4
 import pydantic
 from sqlalchemy import text
 
-from kompensate.orchestrator import Application, Context, Saga, Service, Step, saga
+from kompensate.orchestrator import Application, Context, FromTopic, Saga, Service, Step, saga
 from kompensate.orchestrator.client import Client
-from kompensate.orchestrator.ports import OutRecord, Ran
+from kompensate.orchestrator.intake.translate import Translator
+from kompensate.orchestrator.ports import OutRecord, Ran, Record
 from kompensate.orchestrator.reading.outcomes import Sent, judged
 from kompensate.orchestrator.reading.rebuilding import Cut, rebuilt
 from kompensate.orchestrator.reading.status import SagaView, fold, view
 from kompensate.orchestrator.reading.stored import Stored, stored
 from kompensate.orchestrator.sagas.journal import read_pages
+from kompensate.outbox.client import OutboxClient
 from kompensate.outbox.tables import create_tables
 from kompensate.participants import Participant, Refused
 from kompensate.participants.database import connect
@@ -383,6 +385,26 @@ def test_the_same_input_under_another_key_is_a_duplicate(tmp_path: Path) -> None
     bound = payloads_of(BOTH, "shop", IDS[0])
     assert judged(sent(Card(SECRET)), found, pages, bound).kind == "duplicate"
     assert judged(sent(Card("other")), found, pages, bound).kind == "conflict"
+
+
+def test_other_ways_in_encode_too(tmp_path: Path) -> None:
+    """An outbox row and a record of another topic become requests in the application's format."""
+    given = FromTopic("orders", start="paying", saga_id=lambda record: IDS[0])
+    app = Application("shop", [paying], services=[payments], partitions=PARTITIONS, payloads=BOTH, intake=[given])
+    engine = connect(f"sqlite:///{tmp_path}/a.db", "a")
+    with engine.begin() as connection:
+        create_tables(connection)
+        OutboxClient(app).start(connection, "paying", Card(SECRET), saga_id=IDS[0])
+        row = connection.execute(text("SELECT payload, content_type FROM outbox")).one()
+    [made] = Translator(app, TOPICS).translate(
+        Record("orders", 0, 7, 0, b"k", b'{"number":"%s"}' % SECRET.encode(), [])
+    )
+    request = Request.parse(made.headers, made.value)
+
+    for payload, kind in ((bytes(row[0]), row[1]), (request.payload or b"", request.content_type)):
+        assert kind == ENCODED
+        assert SECRET.encode() not in payload
+        assert payloads_of(BOTH, "shop", IDS[0]).decode(payload, Card) == Card(SECRET)
 
 
 def test_a_declared_saga_of_models(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ RECORD = Record(
         ("ce_replyoutcome", b"done"),
         ("ce_sagatype", None),
         ("ce_subject", None),
+        ("ce_time", None),
         ("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         ("tracestate", None),
     ],

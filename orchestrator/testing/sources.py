@@ -1,0 +1,75 @@
+"""An intake's view of the broker in memory: a Sources. It runs through the same transactions as Kafka's."""
+
+from collections.abc import Mapping, Sequence
+
+from kompensate.orchestrator.errors import Aborted, Fenced
+from kompensate.orchestrator.ports import Clock, OutRecord, Record
+from kompensate.orchestrator.settings import Settings
+from kompensate.orchestrator.testing.broker import MemoryBroker
+from kompensate.orchestrator.testing.log import MemoryProducer
+from kompensate.orchestrator.worker.transactions import Producer, Transactions
+
+
+class MemorySources:
+    """Arguments as KafkaSources'; a topic without an offset begins at its first record.
+
+    A group of the broker counts partitions of one topic: here they are numbered through all topics.
+    """
+
+    def __init__(
+        self, broker: MemoryBroker, settings: Settings, *, group: str, slot: str, topics: Sequence[str], clock: Clock
+    ) -> None:
+        self._broker, self._group, self._clock = broker, group, clock
+        self._places = [(topic, number) for topic in topics for number in range(broker.partitions(topic))]
+        self._committed: dict[tuple[str, int], int] = {}
+        self._read: dict[tuple[str, int], int] = {}
+        self._generation = -1
+        ids = [f"{group}.{slot}.{k}" for k in range(2)]
+        self._transactions = Transactions(ids, self._producers, settings, clock)
+        self._transactions.open()
+        self.member = broker.group(group).join(len(self._places))
+
+    def _producers(self, ids: Sequence[str]) -> list[Producer]:
+        return [MemoryProducer(self._broker, id_, self._group) for id_ in ids]
+
+    def poll(self, records_max: int, timeout: float) -> Sequence[Record]:
+        """Does not wait; `timeout` is spent on the clock where nothing is there."""
+        told = self._broker.group(self._group).poll(self.member)
+        if told is None:
+            raise Fenced(f"member {self.member} was expelled")
+        self._generation = told.generation
+        for number in told.revoked:
+            self._committed.pop(self._places[number], None)
+            self._read.pop(self._places[number], None)
+        for number in told.assigned:
+            topic, partition = self._places[number]
+            found = self._broker.committed(self._group, [topic], partition)
+            if found is None:
+                raise Aborted(f"{topic}/{partition}: an open transaction holds its offset")
+            self._committed[topic, partition] = found.get(topic, self._broker.ends(topic, partition).low)
+            self._read[topic, partition] = self._committed[topic, partition]
+        records: list[Record] = []
+        for topic, partition in self._read:
+            found_here = self._broker.read(
+                topic, partition, self._read[topic, partition], limit=records_max - len(records)
+            )
+            if found_here:
+                self._read[topic, partition] = found_here[-1].offset + 1
+                records += found_here
+        if not records and timeout > 0:
+            self._clock.sleep(timeout)
+        return records
+
+    def commit(self, records: Sequence[OutRecord], offsets: Mapping[tuple[str, int], int]) -> None:
+        stray = offsets.keys() - self._committed.keys()
+        if stray or not offsets:
+            raise Fenced(f"a commit for {sorted(stray)}: expected to own them")
+        self._transactions.commit(records, offsets, (self._generation, self.member))
+        self._committed.update(offsets)
+
+    def rewind(self) -> None:
+        self._read = dict(self._committed)
+
+    def close(self) -> None:
+        self._transactions.close()
+        self._broker.group(self._group).remove(self.member)
