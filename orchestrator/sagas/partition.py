@@ -238,6 +238,14 @@ class Partition:
     def _new_batch(self) -> Batch:
         return Batch(self.number, self._topics, self._offsets, self._partitions)
 
+    def drop_programs(self) -> None:
+        """Throw the live coroutines away: each is replayed from its history at its next input."""
+        for entry in self._awake.values():
+            execution = entry.awake.execution if entry.awake is not None else None
+            if execution is not None and execution.program is not None:
+                execution.program.close()
+                execution.program = None
+
     # -- one input
 
     def _first_input(self, saga_id: str, input_: i.Input, record: Record) -> None:
