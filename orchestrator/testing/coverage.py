@@ -1,4 +1,5 @@
-"""Which ways through a saga its tests took: of each step its outcomes and compensations, of each saga its ends.
+"""Which ways through a saga its tests took: of each step its outcomes and compensations, of each signal
+whether it came in time, of each saga its ends.
 
 What is possible of a step follows from the kernel's tables: a word here is the status that a call changed to.
 Declared steps are known before they are called; those of an `async def` once a test has met them.
@@ -29,6 +30,7 @@ POSSIBLE: dict[str, tuple[str, ...]] = {
 }
 """What can become of a step, by its kind; of one with an undo also UNDOABLE."""
 UNDOABLE = ("undone", "undo tried again")
+_RECEIVES = {True: ("received",), False: ("received", "timed out")}  # waited for without limit or with one
 
 
 @dataclass(slots=True)
@@ -66,8 +68,14 @@ class Coverage:
             for step in saga.steps.values() if isinstance(saga, Saga) else ():
                 covered.steps.setdefault(step.name, Ways(_possible(step.kind, undoable=step.undo is not None)))
 
-    def note(self, state: SagaState, event: e.Event, before: CallStatus | None, given_up: list[Call]) -> None:
-        """`event` was applied: `state` is the one after it, `before` the status of its call.
+    def note(
+        self,
+        state: SagaState,
+        event: e.Event,
+        before: CallStatus | e.ReceiveStarted | None,
+        given_up: list[Call],
+    ) -> None:
+        """`event` was applied: `state` is the one after it, `before` its call's status then, or its open receive.
 
         `given_up` are the calls that the same input gave up before it: if it cancels, they were out then.
         """
@@ -79,6 +87,9 @@ class Coverage:
             ways = covered.steps.setdefault(call.made.step, _ways_of(call))
             if call.status is not before and call.status not in _NO_OUTCOME:
                 ways.taken[_WORDS.get(call.status, str(call.status))] += 1
+        if isinstance(before, e.ReceiveStarted):
+            ways = covered.steps.setdefault(f"signal {before.name!r}", Ways(_RECEIVES[before.until is None]))
+            ways.taken["timed out" if isinstance(event, e.ReceiveTimedOut) else "received"] += 1
         if isinstance(event, e.CompensationStarted) and event.cause == "cancel":
             _cancelled(covered, given_up)
         elif isinstance(event, e.CancelRequested):

@@ -42,8 +42,9 @@ class Story:
 
     def _add(self, recorded: Recorded) -> None:
         state, event = self.fold.state, recorded.event
-        call = state.calls.get(getattr(event, "number", 0))
-        before = None if call is None else call.status
+        number = getattr(event, "number", 0)
+        call = state.calls.get(number)
+        before = state.receives.get(number) if call is None else call.status
         if recorded.origin != self._origin:
             self._origin, self._given_up = recorded.origin, []
         if call is not None and isinstance(event, _GIVEN_UP):

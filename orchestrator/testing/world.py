@@ -7,7 +7,10 @@ What modules imported by name (`from time import time`) is replaced in the modul
 the author's.
 """
 
+import builtins
 import datetime as dt
+import errno
+import io
 import os
 import random
 import secrets
@@ -16,6 +19,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import ExitStack
+from functools import partial
 from types import FrameType, FunctionType, ModuleType, TracebackType
 from typing import Any
 from unittest.mock import patch
@@ -29,6 +33,9 @@ MOVES_SECONDS = 977
 """How much later still with each transaction: two reads in one saga differ by another time than they did."""
 ELSEWHERE = "another environment than the first run's"
 _INSTALLED = ("site-packages", "dist-packages")
+
+_ABOUT_CODE = frozenset({"logging", "traceback", "linecache", "warnings", "importlib", "_frozen_importlib"})
+"""What these read on the way is not what the saga reads."""
 
 _CLOCKS = {
     "time": 1,
@@ -51,7 +58,7 @@ _DRAWS = {
         "getrandbits",
         "gauss",
     ),
-    uuid: ("uuid1", "uuid4"),
+    uuid: ("uuid1", "uuid4", "uuid6", "uuid7"),
     secrets: ("token_hex", "token_bytes", "token_urlsafe", "choice", "randbelow"),
     os: ("urandom",),
 }
@@ -109,10 +116,12 @@ class OtherWorld:
         for name in ("localtime", "gmtime"):
             yield time, name, self._broken_down(getattr(time, name), f"time.{name}")
         for module, names in _DRAWS.items():
-            for name in names:
+            for name in filter(partial(hasattr, module), names):
                 other = getattr(self._random, name) if module is random else getattr(module, name)
                 yield module, name, self._draw(getattr(module, name), other, f"{module.__name__}.{name}")
         yield os, "environ", _Environment(os.environ, self)
+        for module in (builtins, io):
+            yield module, "open", self._no_file(open)
         yield dt, "datetime", self._datetime()
         yield dt, "date", self._date()
 
@@ -135,6 +144,14 @@ class OtherWorld:
             return (other if self.read(what) else real)(*args, **named)
 
         return drawn
+
+    def _no_file(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def opened(file: Any, *args: Any, **named: Any) -> Any:
+            if self.read(f"file {file}"):
+                raise FileNotFoundError(errno.ENOENT, "sagas read no files: another worker may not have it", file)
+            return real(file, *args, **named)
+
+        return opened
 
     def _datetime(self) -> type:
         real = dt.datetime
@@ -226,10 +243,11 @@ def _sagas_line() -> str | None:
     while frame is not None:
         name = str(frame.f_globals.get("__name__"))
         top = name.partition(".")[0]
-        if name.startswith(("kompensate.orchestrator.kernel.", "kompensate.orchestrator.definitions.")):
-            if name == "kompensate.orchestrator.kernel.program":
-                return own or any_line
-        elif top != "kompensate" and top not in sys.stdlib_module_names:
+        if name == "kompensate.orchestrator.kernel.program":
+            return own or any_line
+        if top in _ABOUT_CODE:
+            return None
+        if top != "kompensate" and top not in sys.stdlib_module_names:
             line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
             any_line = any_line or line
             if own is None and not any(part in frame.f_code.co_filename for part in _INSTALLED):

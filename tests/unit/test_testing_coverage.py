@@ -109,6 +109,27 @@ def test_an_async_sagas_steps_are_known_once_met(coverage: Coverage) -> None:
     assert found.steps["tip"].never == ["refused", "failed", "tried again", "in doubt", CANCELLED]
 
 
+def test_signals_come_in_time_or_not(coverage: Coverage) -> None:
+    """A signal that is waited for with a limit can time out; both ways are listed."""
+
+    @saga("waits")
+    async def waits(ctx: Context, _: None) -> None:
+        await ctx.receive("go")
+        try:
+            await ctx.receive("answer", timeout=60)
+        except TimeoutError:
+            return
+
+    test = SagaTest(waits)
+    test.start(waits).signal("go")
+    test.run()
+
+    steps = coverage.sagas["test/waits"].steps
+    assert steps["signal 'go'"].never == []
+    assert steps["signal 'answer'"].taken == {"timed out": 1}
+    assert steps["signal 'answer'"].never == ["received"]
+
+
 def test_the_report_in_full(coverage: Coverage) -> None:
     """A saga, its ends, its steps: what was taken how often, and below it what never."""
     one = Saga("one", Order, [Step("charge", payments, Charge)])

@@ -1,6 +1,7 @@
 """The double run finds what a saga reads and must not, with the line; and leaves everybody else alone."""
 
 import datetime as dt
+import logging
 import os
 import random
 import secrets
@@ -85,6 +86,26 @@ async def reads_getenv(ctx: Context, _: None) -> str | None:
     return os.getenv("REGION")
 
 
+@saga("file")
+async def reads_file(ctx: Context, _: None) -> str:
+    return Path(__file__).read_text(encoding="utf-8")[:10]
+
+
+@saga("opens")
+async def opens_file(ctx: Context, _: None) -> str:
+    with open(__file__, encoding="utf-8") as file:  # noqa: PTH123  # that is what is found
+        return file.readline()
+
+
+@saga("logs")
+async def logs(ctx: Context, _: None) -> None:
+    try:
+        await ctx.call(A, Reserve("o1"))
+        raise KeyError("o1")
+    except KeyError:
+        logging.getLogger("shop").exception("not there")
+
+
 @saga("late")
 async def reads_after_a_step(ctx: Context, _: None) -> str:
     await ctx.call(A, Reserve("o1"))
@@ -123,6 +144,8 @@ def double(definition: AsyncSaga) -> str:
         (reads_uuid, "uuid.uuid4", "uuid4"),
         (reads_environ, "os.environ['NEW_WAY']", "os.environ"),
         (reads_getenv, "os.environ['REGION']", "os.getenv("),
+        (reads_file, f"file {__file__}", "read_text"),
+        (opens_file, f"file {__file__}", "with open"),
         (reads_after_a_step, "os.environ['PATH']", "os.environ"),
     ],
     ids=lambda value: value.name if isinstance(value, AsyncSaga) else "",
@@ -172,6 +195,15 @@ def test_what_ctx_gives_is_the_same(value: str) -> None:
 
     test = SagaTest(asks, services=[A])
     found = test.start(asks)
+    test.run()
+
+    found.assert_completed()
+
+
+def test_a_saga_may_log() -> None:
+    """Log records have times and tracebacks have files: both are read for the log, not for the saga."""
+    test = SagaTest(logs, services=[A])
+    found = test.start(logs)
     test.run()
 
     found.assert_completed()
