@@ -76,10 +76,10 @@ def _differs(first: Sequence[OutRecord], then: Sequence[OutRecord]) -> _Differen
         return None
     # Commands and summaries follow from events, so pages tell best where it began.
     for a, b in zip_longest(_pages(first), _pages(then)):
-        events_a, events_b = ([r.event for r in read_page(r.value or b"").events] if r else [] for r in (a, b))
-        for number, (x, y) in enumerate(zip_longest(events_a, events_b), 1):
-            if x != y:
-                return _Difference(_saga_id(a or b), x, y, number)
+        for x, y in zip_longest(*(read_page(r.value or b"").events if r else [] for r in (a, b))):
+            if x is None or y is None or x.event != y.event:
+                events = (x and x.event, y and y.event)
+                return _Difference(_saga_id(a or b), *events, (x or y).sequence)
     differing = next(a or b for a, b in zip_longest(first, then) if a != b)
     return _Difference(_saga_id(differing), None, None, 0)
 
@@ -97,7 +97,7 @@ def _explained(difference: _Difference, world: OtherWorld) -> str:
     first, then = difference.first, difference.then
     number = getattr(then or first, "number", 0)
     line = world.asked.get((difference.saga_id, number), "")
-    what = f"event {difference.number} of its page" if difference.number else "what it wrote"
+    what = f"its event {difference.number}" if difference.number else "what it wrote"
     lines = [
         f"saga {difference.saga_id!r} does not do the same twice: run again on the same inputs, {what} differs",
         f"  first: {_told(first)}",

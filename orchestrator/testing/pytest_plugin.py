@@ -37,6 +37,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_SEED] = Random().randrange(10**6) if seed is None else seed  # noqa: S311  # not a secret
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """What a run of other modes than the default one needs to be repeated."""
+    found = modes(config)
+    return None if found == ["cached"] else f"kompensate: modes {', '.join(found)}; seed {config.stash[_SEED]}"
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "saga_test" in metafunc.fixturenames:
         metafunc.parametrize("saga_test", modes(metafunc.config), indirect=True)

@@ -74,6 +74,7 @@ class OtherWorld:
         self.reads: list[tuple[str, str]] = []
         self.asked: dict[tuple[str, int], str] = {}
         self._moved = float(MOVED_SECONDS)
+        self._drawing = False
         self._random = random.Random(MOVED_SECONDS)  # noqa: S311  # not a secret
         self._undo = ExitStack()
 
@@ -104,7 +105,7 @@ class OtherWorld:
 
     def read(self, what: str) -> bool:
         """Is it a saga that reads this? Then it is noted."""
-        line = _sagas_line()
+        line = None if self._drawing else _sagas_line()
         if line is not None and (what, line) not in self.reads:
             self.reads.append((what, line))
         return line is not None
@@ -132,16 +133,18 @@ class OtherWorld:
         return moved
 
     def _broken_down(self, real: Callable[..., Any], what: str) -> Callable[..., Any]:
-        now = time.time
-
         def moved(seconds: float | None = None) -> Any:
-            return real(now() + self._moved) if seconds is None and self.read(what) else real(seconds)
+            if seconds is not None or not self.read(what):
+                return real(seconds)
+            return real(self._truly(time.time) + self._moved)
 
         return moved
 
     def _draw(self, real: Callable[..., Any], other: Callable[..., Any], what: str) -> Callable[..., Any]:
         def drawn(*args: Any, **named: Any) -> Any:
-            return (other if self.read(what) else real)(*args, **named)
+            if not self.read(what):
+                return real(*args, **named)
+            return self._truly(other, *args, **named)
 
         return drawn
 
@@ -157,13 +160,13 @@ class OtherWorld:
         real = dt.datetime
 
         def now(_: type, tz: dt.tzinfo | None = None) -> Any:
-            return self._later(real.now(tz), "datetime.now")
+            return self._later(partial(real.now, tz), "datetime.now")
 
         def utcnow(_: type) -> Any:
-            return self._later(real.now(dt.UTC).replace(tzinfo=None), "datetime.utcnow")
+            return self._later(lambda: real.now(dt.UTC).replace(tzinfo=None), "datetime.utcnow")
 
         def today(_: type) -> Any:
-            return self._later(real.now(), "datetime.today")
+            return self._later(real.now, "datetime.today")
 
         return _stand_in(real, now=now, utcnow=utcnow, today=today)
 
@@ -171,12 +174,20 @@ class OtherWorld:
         real = dt.date
 
         def today(_: type) -> Any:
-            return self._later(real.today(), "date.today")
+            return self._later(real.today, "date.today")
 
         return _stand_in(real, today=today)
 
-    def _later(self, value: Any, what: str) -> Any:
-        return value + dt.timedelta(seconds=self._moved) if self.read(what) else value
+    def _later(self, real: Callable[[], Any], what: str) -> Any:
+        return self._truly(real) + dt.timedelta(seconds=self._moved) if self.read(what) else real()
+
+    def _truly(self, function: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        """Call it with the true world beneath: what it reads in turn was not the saga's idea."""
+        self._drawing = True
+        try:
+            return function(*args, **named)
+        finally:
+            self._drawing = False
 
     def _noting(self, verb: Callable[..., Any]) -> Callable[..., Any]:
         def noting(context: Context, *args: Any, **named: Any) -> Any:

@@ -154,6 +154,7 @@ def test_what_a_saga_reads_is_found_with_its_line(definition: AsyncSaga, what: s
     """In the plainest mode, on the first run."""
     said = double(definition)
 
+    assert said.count("it reads ") == 1
     assert f"it reads {what} at {line_of(definition, text)}" in said
     assert "does not do the same twice" in said
 
@@ -162,7 +163,7 @@ def test_what_differs_is_shown() -> None:
     """The event that differs, each of its fields that does, and the line that asked for it."""
     said = double(reads_environ)
 
-    assert "event 2 of its page differs" in said
+    assert "its event 2 differs" in said
     assert "  first: call made: Reserve" in said
     assert "  then:  call made: Charge" in said
     assert "  its type: first 'a.Reserve', then 'a.Charge'" in said

@@ -93,6 +93,7 @@ def test_a_failed_test_tells_the_story_with_its_seed(tmp_path: Path) -> None:
     said = run(tmp_path, "--kompensate-modes=reorder", "--kompensate-seed=4711", expected="[]")
 
     assert "1 failed, 1 passed" in said
+    assert "kompensate: modes reorder; seed 4711" in said
     assert "saga 'checkout-1' (checkout), compensated; mode reorder, seed 4711" in said
     assert "call refused: charge (no money)" in said
     assert "saga compensated" in said
