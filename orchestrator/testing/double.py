@@ -18,12 +18,9 @@ from kompensate.orchestrator.reading.status import detail_of, readable
 from kompensate.orchestrator.sagas.journal import read_page
 from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.testing.engine import WRITER, Batch, Engine
-from kompensate.orchestrator.testing.story import name_in_words
+from kompensate.orchestrator.testing.story import PAGE, name_in_words
 from kompensate.orchestrator.testing.world import OtherWorld
-from kompensate.schemas import codec
 from kompensate.schemas.topics import saga_of_key
-
-_PAGE = codec.prefix(codec.PAGE)
 
 
 class DoubleRun:
@@ -85,7 +82,7 @@ def _differs(first: Sequence[OutRecord], then: Sequence[OutRecord]) -> _Differen
 
 
 def _pages(records: Sequence[OutRecord]) -> list[OutRecord]:
-    return [record for record in records if (record.value or b"").startswith(_PAGE)]
+    return [record for record in records if (record.value or b"").startswith(PAGE)]
 
 
 def _saga_id(record: OutRecord | None) -> str:

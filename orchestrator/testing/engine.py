@@ -46,15 +46,23 @@ class Engine:
         self._clock = clock
         self._broker = MemoryBroker(clock)
         self._inputs = (self.topics.requests, *map(self.topics.replies, application.services))
-        commands = map(self.topics.commands, application.services)
-        for topic in (*self._inputs, self.topics.state, self.topics.history, self.topics.quarantine, *commands):
-            self._broker.create_topic(topic, 1, record_bytes_max=RECORD_BYTES_MAX)
+        self._created: set[str] = set()
+        self._create(*self._inputs, self.topics.state)
         self._restore()
+
+    @property
+    def behind(self) -> bool:
+        """Are there inputs that were not handled yet? What sagas write to each other comes so."""
+        return bool(self._unread())
 
     def give(self, topic: str, saga_id: str, value: bytes | None, headers: HeaderList) -> list[OutRecord]:
         """One record arrives: what the worker wrote for it."""
         self._broker.produce(topic, 0, saga_id.encode(), value, headers)
-        records = [r for name, start in self._positions.items() for r in self._broker.read(name, 0, start)]
+        return self.take()
+
+    def take(self) -> list[OutRecord]:
+        """Whatever stands in the input topics: what the worker wrote for it."""
+        records = self._unread()
 
         def handle(partition: Partition) -> None:
             for record in records:
@@ -70,6 +78,14 @@ class Engine:
             partition.fire(now, 1)
 
         return self._transaction(fire, [], now)
+
+    def _unread(self) -> list[Record]:
+        return [r for name, start in self._positions.items() for r in self._broker.read(name, 0, start)]
+
+    def _create(self, *topics: str) -> None:
+        for topic in {*topics} - self._created:
+            self._created.add(topic)
+            self._broker.create_topic(topic, 1, record_bytes_max=RECORD_BYTES_MAX)
 
     def _transaction(
         self, take: Callable[[Partition], None], records: list[Record], fired_at: int | None
@@ -94,6 +110,7 @@ class Engine:
     def _write(self, *, commit: bool) -> list[OutRecord]:
         broker, group = self._broker, self.topics.app
         records, offsets = self._partition.output(WRITER)
+        self._create(*(record.topic for record in records))
         broker.begin(WRITER, self._epoch)
         for topic, partition, key, value, headers in records:
             broker.produce_in(WRITER, self._epoch, topic, partition, key, value, headers)

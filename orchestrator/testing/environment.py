@@ -28,7 +28,7 @@ from kompensate.orchestrator.testing.handle import SagaHandle
 from kompensate.orchestrator.testing.modes import mode_named
 from kompensate.orchestrator.testing.post import Mail, Post
 from kompensate.orchestrator.testing.services import Services
-from kompensate.orchestrator.testing.story import Story
+from kompensate.orchestrator.testing.story import PAGE, Story
 from kompensate.schemas import payloads
 from kompensate.schemas.messages import SIGNAL, START, Command, Request
 from kompensate.schemas.topics import check_saga_id, saga_of_key
@@ -187,6 +187,9 @@ class SagaTest:
         """Handle one input; False where there is none before `until`."""
         # As the sagas' states have it: the partition's own timers may be earlier, and then find nothing due.
         now, due = self._clock.now(), min(self._due.values(), default=None)
+        if self._engine.behind:
+            self._committed(self._engine.take())
+            return True
         mail = self._post.take(now)
         if mail is not None:
             self._committed(self._engine.give(mail.topic, mail.saga_id, mail.value, mail.headers))
@@ -216,11 +219,11 @@ class SagaTest:
             elif record.topic == topics.quarantine:
                 headers = dict(record.headers or ())
                 self._story(key).quarantined.append((headers.get("q_reason") or b"").decode())
-            elif record.topic in (topics.state, topics.history) and not key.startswith("__"):
-                self._page(saga_of_key(key)[0], record.value)
+            elif (record.value or b"").startswith(PAGE):
+                self._page(saga_of_key(key)[0], record.value or b"")
         self._send_later()
 
-    def _page(self, saga_id: str, value: bytes | None) -> None:
+    def _page(self, saga_id: str, value: bytes) -> None:
         story = self._story(saga_id)
         story.take(value)
         due = story.fold.state.next_due()

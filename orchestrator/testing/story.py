@@ -12,7 +12,8 @@ from kompensate.orchestrator.sagas.journal import Recorded, read_page
 from kompensate.orchestrator.testing.coverage import COVERAGE
 from kompensate.schemas import codec
 
-_SUMMARY = codec.prefix(codec.SUMMARY)
+PAGE = codec.prefix(codec.PAGE)
+"""What a page's bytes begin with."""
 _GIVEN_UP = (e.CallInDoubt, e.CallFailed)
 
 
@@ -28,10 +29,8 @@ class Story:
         self._origin: Origin | None = None
         self._given_up: list[Call] = []
 
-    def take(self, value: bytes | None) -> None:
-        """A committed record of the state or the history topic: a page, a summary or a tombstone."""
-        if value is None or value.startswith(_SUMMARY):
-            return
+    def take(self, value: bytes) -> None:
+        """A committed page, from the state topic or the history."""
         page = read_page(value)
         if page.run != self.fold.state.run:
             self.fold, self.pages = Fold(self.app, self.saga_id, page.run), {}

@@ -20,6 +20,8 @@ from kompensate.orchestrator.testing import (
     refused,
     twice,
 )
+from kompensate.schemas.messages import SIGNAL
+from kompensate.schemas.messages import Request as Message
 from tests.fixtures.driving import CHECKOUT, Charge, Confirm, Order, Refund, Release, Reserve, Ship, payments
 
 DAY = 86_400
@@ -373,6 +375,18 @@ def test_mistakes_in_a_test_say_expected_and_got(wrong: Any, message: str) -> No
     """Before anything runs."""
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_stands_in_an_input_topic_is_handled(mode: str) -> None:
+    """Not only what the test sends: sagas may write to each other in their transactions."""
+    test = checkout(mode)
+    test.start("checkout", Order(), delay=60)
+    signal = Message("signal-1", SIGNAL, "o2", "another saga", subject="paid", payload=b"1")
+    test._engine._broker.produce("test.requests", 0, b"o2", signal.payload, signal.headers())
+    test.run_until_idle()
+
+    assert test.saga("o2").events == ["SignalKept"]
 
 
 def test_two_signals_of_one_id_are_one() -> None:
