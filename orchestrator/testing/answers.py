@@ -73,5 +73,8 @@ def in_turn(*answers: object) -> InTurn:
 
 
 def as_answer(value: object) -> Answer:
-    """A plain value is a result."""
+    """A plain value is a result. Raises ValueError for what only `on` takes."""
+    if isinstance(value, InTurn) or callable(value):
+        got = "answers in turn" if isinstance(value, InTurn) else f"the function {value!r}"
+        raise ValueError(f"answer: expected an answer or a result here, got {got}: give it to `on` itself")
     return value if isinstance(value, Answer) else done(value)

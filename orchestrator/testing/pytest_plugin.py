@@ -1,6 +1,7 @@
 """For pytest: the fixture `saga_test`, modes that rerun tests, the story of a failed test, the coverage report.
 
-pytest loads this by itself where Kompensate is installed, so it imports nothing but pytest until it is used.
+pytest loads this by itself where Kompensate is installed: until it is used, nothing beyond the standard library comes
+with it.
 """
 
 from collections.abc import Callable, Generator

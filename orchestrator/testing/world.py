@@ -22,7 +22,6 @@ from contextlib import ExitStack
 from functools import partial
 from types import FrameType, FunctionType, ModuleType, TracebackType
 from typing import Any
-from unittest.mock import patch
 
 from kompensate.orchestrator.kernel.context import Context
 from kompensate.orchestrator.kernel.operation import Operation
@@ -87,14 +86,14 @@ class OtherWorld:
             by_identity: dict[int, Any] = {}
             for module, name, other in self._others():
                 by_identity[id(getattr(module, name))] = other
-                undo.enter_context(patch.object(module, name, other))
+                _replace(undo, module, name, other)
             for module in _authors_modules():
                 for name, value in list(vars(module).items()):
                     if id(value) in by_identity:
-                        undo.enter_context(patch.object(module, name, by_identity[id(value)]))
+                        _replace(undo, module, name, by_identity[id(value)])
             for name, verb in list(vars(Context).items()):
                 if isinstance(verb, FunctionType) and not name.startswith("_"):
-                    undo.enter_context(patch.object(Context, name, self._noting(verb)))
+                    _replace(undo, Context, name, self._noting(verb))
             self._undo = undo.pop_all()
         return self
 
@@ -229,6 +228,11 @@ class _Environment(MutableMapping[str, str]):
         return getattr(self._real, name)
 
 
+def _replace(undo: ExitStack, owner: ModuleType | type, name: str, other: Any) -> None:
+    undo.callback(setattr, owner, name, getattr(owner, name))
+    setattr(owner, name, other)
+
+
 def _stand_in(real: type, **others: Callable[..., Any]) -> type:
     """A class like `real`, but for these class methods. Its values are plain ones, and plain ones are its instances."""
 
@@ -270,8 +274,8 @@ def _sagas_line() -> str | None:
 def _authors_modules() -> Iterator[ModuleType]:
     for name, module in list(sys.modules.items()):
         top = name.partition(".")[0]
-        file = getattr(module, "__file__", None)
-        if file is None or top == "kompensate" or top in sys.stdlib_module_names or not isinstance(module, ModuleType):
+        if top == "kompensate" or top in sys.stdlib_module_names or not isinstance(module, ModuleType):
             continue
-        if not any(part in file for part in _INSTALLED):
+        file = module.__dict__.get("__file__")
+        if file is not None and not any(part in file for part in _INSTALLED):
             yield module

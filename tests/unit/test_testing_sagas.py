@@ -368,6 +368,11 @@ def test_a_step_that_never_comes() -> None:
         (lambda: checkout().on("Charge", done()), "expected a command's class, or its name .* got 'Charge'"),
         (lambda: checkout().start("chekout", Order()), "start: expected a saga of checkout, got 'chekout'"),
         (lambda: late(-1), "late: expected 0 seconds or more, got -1"),
+        (
+            lambda: in_turn(failed(), in_turn(done())),
+            "answer: expected an answer or a result here, got answers in turn",
+        ),
+        (lambda: twice(print), "got the function <built-in function print>: give it to `on` itself"),
         (in_turn, "in_turn: expected at least one answer, got none"),
     ],
 )
