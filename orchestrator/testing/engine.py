@@ -5,17 +5,19 @@ partition goes through in production: programs dropped, sagas put back to bytes,
 a commit.
 """
 
+from collections import deque
 from collections.abc import Callable
 from copy import copy
 from typing import NamedTuple
 
 from kompensate.orchestrator.definitions.application import Application
-from kompensate.orchestrator.ports import HeaderList, OutRecord, Record
+from kompensate.orchestrator.ports import HeaderList, Job, OutRecord, Ran, Record
 from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.testing.broker import MemoryBroker
 from kompensate.orchestrator.testing.clock import VirtualClock
 from kompensate.orchestrator.testing.modes import Mode
+from kompensate.orchestrator.testing.steps import InlineSteps
 from kompensate.schemas.topics import Topics
 
 WRITER = "kompensate-test"
@@ -26,9 +28,10 @@ RECORD_BYTES_MAX = 16 * 1024 * 1024
 
 
 class Batch(NamedTuple):
-    """One transaction that stands: the records handled in it, or when timers fired, and what it wrote."""
+    """One transaction that stands: what was handled in it (records, a local step's end, a timer), what it wrote."""
 
     records: list[Record]
+    ran: Ran | None
     fired_at: int | None
     written: list[OutRecord]
 
@@ -46,14 +49,15 @@ class Engine:
         self._clock = clock
         self._broker = MemoryBroker(clock)
         self._inputs = (self.topics.requests, *map(self.topics.replies, application.services))
+        self._jobs: deque[Job] = deque()
         self._created: set[str] = set()
         self._create(*self._inputs, self.topics.state)
         self._restore()
 
     @property
     def behind(self) -> bool:
-        """Are there inputs that were not handled yet? What sagas write to each other comes so."""
-        return bool(self._unread())
+        """Is there anything to do at once: local steps to run, or inputs that sagas have written for each other?"""
+        return bool(self._jobs or self._unread())
 
     def give(self, topic: str, saga_id: str, value: bytes | None, headers: HeaderList) -> list[OutRecord]:
         """One record arrives: what the worker wrote for it."""
@@ -61,14 +65,16 @@ class Engine:
         return self.take()
 
     def take(self) -> list[OutRecord]:
-        """Whatever stands in the input topics: what the worker wrote for it."""
+        """A local step that waits, else whatever stands in the input topics: what the worker wrote for it."""
+        if self._jobs:
+            return self._run(self._jobs.popleft())
         records = self._unread()
 
         def handle(partition: Partition) -> None:
             for record in records:
                 partition.handle(record)
 
-        return self._transaction(handle, records, None)
+        return self._transaction(handle, records, None, [])
 
     def fire(self) -> list[OutRecord]:
         """One timer that is due now."""
@@ -77,7 +83,18 @@ class Engine:
         def fire(partition: Partition) -> None:
             partition.fire(now, 1)
 
-        return self._transaction(fire, [], now)
+        return self._transaction(fire, [], now, [])
+
+    def _run(self, job: Job) -> list[OutRecord]:
+        """Run a local step, here and now, and handle its end. Where a worker dies in between, it is run once more."""
+        now, ends = self._clock.now(), list[Ran]()
+
+        def end(partition: Partition) -> None:
+            InlineSteps().start(job, ends.append)
+            partition.answer(ends[-1])
+            partition.fire(now, 1)
+
+        return self._transaction(end, [], now, ends)
 
     def _unread(self) -> list[Record]:
         return [r for name, start in self._positions.items() for r in self._broker.read(name, 0, start)]
@@ -88,7 +105,7 @@ class Engine:
             self._broker.create_topic(topic, 1, record_bytes_max=RECORD_BYTES_MAX)
 
     def _transaction(
-        self, take: Callable[[Partition], None], records: list[Record], fired_at: int | None
+        self, take: Callable[[Partition], None], records: list[Record], fired_at: int | None, ends: list[Ran]
     ) -> list[OutRecord]:
         take(self._partition)
         if not self._partition.dirty:
@@ -98,13 +115,13 @@ class Engine:
             self._restore()
             take(self._partition)
         written = self._write(commit=True)
+        self._partition.committed()
+        self._jobs += self._partition.take_jobs()
         if self._mode.crashes:
             self._restore()
-        else:
-            self._partition.committed()
         if self._mode.replays:
             self._partition.drop_programs()
-        self.batches.append(Batch(records, fired_at, written))
+        self.batches.append(Batch(records, ends[-1] if ends else None, fired_at, written))
         return written
 
     def _write(self, *, commit: bool) -> list[OutRecord]:

@@ -206,10 +206,7 @@ class SagaTest:
     # -- what a transaction led to
 
     def _committed(self, written: list[OutRecord]) -> None:
-        """What a worker, its participants and its readers do once a transaction stands.
-
-        Here belongs all that is done for sagas outside of the transaction; its outcome comes back as mail.
-        """
+        """What participants and readers do once a transaction stands. Local steps are run by the engine."""
         topics = self._topics
         services = {topics.commands(service) for service in self.application.services}
         for record in written:
@@ -226,7 +223,7 @@ class SagaTest:
     def _page(self, saga_id: str, value: bytes) -> None:
         story = self._story(saga_id)
         story.take(value)
-        due = story.fold.state.next_due()
+        due = story.fold.state.next_timer()
         if due is None:
             self._due.pop(saga_id, None)
         else:

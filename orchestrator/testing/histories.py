@@ -14,13 +14,15 @@ from kompensate.orchestrator.definitions.catalogue import Catalogue
 from kompensate.orchestrator.definitions.saga import Plan
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.errors import Nondeterminism
-from kompensate.orchestrator.kernel.program import Broken, Returned, TurnedBack, replayed
+from kompensate.orchestrator.kernel.program import Broken, Continued, Returned, TurnedBack
+from kompensate.orchestrator.kernel.replay import replayed
 from kompensate.orchestrator.kernel.state import SagaState
 from kompensate.orchestrator.reading.status import fold
 from kompensate.orchestrator.sagas.journal import Damaged, ReadPage, read_pages
 from kompensate.orchestrator.testing.story import Story, in_words
 from kompensate.schemas.codec import BadRecord
 
+_WORDS: dict[type, str] = {Returned: "returns", Continued: "continues as a new run"}
 FORMAT = "kompensate history 1"
 
 
@@ -59,17 +61,19 @@ def assert_replays(path: Path | str, application: Application) -> None:
     catalogue = Catalogue(application)
     for hash_, text in recorded["plans"].items():
         catalogue.plans.setdefault(hash_, Plan.decode(text.encode(), hash_))
-    definition = catalogue.find(recorded["definition"])
     told = fold(recorded["app"], recorded["saga_id"], pages)
+    version, held = told.state.version, told.state.hold is not None
+    definition = catalogue.find(recorded["definition"], version)
     problem: object = None
     if definition is None:
         names = ", ".join(catalogue.names())
-        problem = f"expected a saga {recorded['definition']!r} in this application, got only {names}"
+        wanted = f"{recorded['definition']!r}" + (f" in version {version}" if version != 1 else "")
+        problem = f"expected a saga {wanted} in this application, got only {names}"
     else:
         state = SagaState(recorded["app"], recorded["saga_id"], pages[0].run)
         events = [(r.event, r.origin.time) for page in pages for r in page.events]
         try:
-            program = replayed(definition, state, events)
+            program = replayed(definition, state, events, held=held)
             problem = _ends_otherwise(program.ended, [event for event, _ in events])
             program.close()
         except (Nondeterminism, ValueError, LookupError) as error:
@@ -79,16 +83,15 @@ def assert_replays(path: Path | str, application: Application) -> None:
         raise AssertionError(f"{path}: today's code does not follow this history: {problem}\n{words}")
 
 
-def _ends_otherwise(ended: Returned | TurnedBack | Broken | None, events: list[e.Event]) -> str | None:
+def _ends_otherwise(ended: Returned | Continued | TurnedBack | Broken | None, events: list[e.Event]) -> str | None:
     """A replay stops where the history does: what the program did at its end has to be what is recorded."""
     if isinstance(ended, Broken):
         return ended.reason
-    if isinstance(events[-1], e.SagaCompleted):
-        if ended is None:
-            return "expected the program to return, got one that goes on"
-        if not isinstance(ended, Returned):
-            return f"expected the program to return, got: {ended.reason}"
-    return None
+    expected = {e.SagaCompleted: Returned, e.SagaContinued: Continued}.get(type(events[-1]))
+    if expected is None or isinstance(ended, expected):
+        return None
+    got = "one that goes on" if ended is None else getattr(ended, "reason", f"one that {_WORDS[type(ended)]}")
+    return f"expected the program to {_WORDS[expected].removesuffix('s')}, got {got}"
 
 
 def _read(path: Path) -> dict[str, Any]:
