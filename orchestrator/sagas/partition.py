@@ -369,7 +369,7 @@ class Partition:
         definition = awake.execution.definition
         assert definition is not None  # its program asked for it
         encode, wanted = definition.payloads.encode, lambda: not self._local.closed
-        return effect.number, Job(saga_id, effect.id, effect.work, effect.reconciling, encode, wanted)
+        return effect.number, Job(saga_id, effect.id, effect.work, effect.reconciling, encode, wanted, effect.once)
 
     def _continue(self, saga_id: str, entry: Entry, awake: Awake, origin: i.Origin, continued: e.Event) -> None:
         """The run is over: the next one begins in the same transaction, with the signals that nobody has received."""

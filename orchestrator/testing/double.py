@@ -13,13 +13,14 @@ from itertools import zip_longest
 from typing import Any
 
 from kompensate.orchestrator.kernel import events as e
-from kompensate.orchestrator.ports import OutRecord
+from kompensate.orchestrator.ports import Job, OutRecord
 from kompensate.orchestrator.reading.status import detail_of, readable
 from kompensate.orchestrator.sagas.journal import read_page
 from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.testing.engine import WRITER, Batch, Engine
 from kompensate.orchestrator.testing.story import PAGE, name_in_words
 from kompensate.orchestrator.testing.world import OtherWorld
+from kompensate.schemas import payloads
 from kompensate.schemas.topics import saga_of_key
 
 
@@ -60,15 +61,18 @@ class DoubleRun:
             partition.fire(batch.fired_at, 1)
         written, _ = partition.output(WRITER)
         partition.committed()
-        partition.take_jobs()  # they have run, and are not run twice
-        return _differs(batch.written[1:], written[1:])  # the first is the watermark
+        # Local steps are not run again; what they are given is recorded nowhere, so it is compared by itself.
+        differing = _jobs_differ(batch.jobs, partition.take_jobs())
+        return _differs(batch.written[1:], written[1:]) or differing  # the first record is the watermark
 
 
 class _Difference:
     """Where the two runs part: a saga, and the events that differ (None: there was none any more)."""
 
-    def __init__(self, saga_id: str, first: e.Event | None, then: e.Event | None, number: int) -> None:
-        self.saga_id, self.first, self.then, self.number = saga_id, first, then, number
+    def __init__(
+        self, saga_id: str, first: e.Event | None, then: e.Event | None, number: int, jobs: list[str] | None = None
+    ) -> None:
+        self.saga_id, self.first, self.then, self.number, self.jobs = saga_id, first, then, number, jobs
 
 
 def _differs(first: Sequence[OutRecord], then: Sequence[OutRecord]) -> _Difference | None:
@@ -84,6 +88,28 @@ def _differs(first: Sequence[OutRecord], then: Sequence[OutRecord]) -> _Differen
     return _Difference(_saga_id(differing), None, None, 0)
 
 
+def _jobs_differ(first: Sequence[Job], then: Sequence[Job]) -> _Difference | None:
+    for a, b in zip(first, then, strict=False):
+        given = [_given(job) for job in (a, b)]
+        if given[0] != given[1]:
+            return _Difference(a.saga_id, None, None, 0, given)
+    return None
+
+
+def _given(job: Job) -> str:
+    """The call of a local step, as far as its arguments can be written down."""
+    name = getattr(job.work.function, "__name__", "a function")
+    arguments = [_written(value) for value in job.work.args]
+    return f"{name}({', '.join(arguments)})"
+
+
+def _written(value: object) -> str:
+    try:
+        return payloads.to_json(value).decode()
+    except (TypeError, ValueError, RecursionError):
+        return f"<{type(value).__name__}>"
+
+
 def _pages(records: Sequence[OutRecord]) -> list[OutRecord]:
     return [record for record in records if (record.value or b"").startswith(PAGE)]
 
@@ -97,11 +123,11 @@ def _explained(difference: _Difference, world: OtherWorld) -> str:
     first, then = difference.first, difference.then
     number = getattr(then or first, "number", 0)
     line = world.asked.get((difference.saga_id, number), "")
-    what = f"its event {difference.number}" if difference.number else "what it wrote"
+    what = f"its event {difference.number}" if difference.number else "what it asks for"
     lines = [
         f"saga {difference.saga_id!r} does not do the same twice: run again on the same inputs, {what} differs",
-        f"  first: {_told(first)}",
-        f"  then:  {_told(then)}",
+        f"  first: {difference.jobs[0] if difference.jobs else _told(first)}",
+        f"  then:  {difference.jobs[1] if difference.jobs else _told(then)}",
     ]
     if first is not None and type(first) is type(then):
         for name in (field.name for field in fields(first)):

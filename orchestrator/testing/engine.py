@@ -28,12 +28,13 @@ RECORD_BYTES_MAX = 16 * 1024 * 1024
 
 
 class Batch(NamedTuple):
-    """One transaction that stands: what was handled in it (records, a local step's end, a timer), what it wrote."""
+    """One transaction that stands: what was handled in it (records, a local step's end, a timer), what came of it."""
 
     records: list[Record]
     ran: Ran | None
     fired_at: int | None
     written: list[OutRecord]
+    jobs: list[Job]
 
 
 class Engine:
@@ -90,7 +91,8 @@ class Engine:
         now, ends = self._clock.now(), list[Ran]()
 
         def end(partition: Partition) -> None:
-            InlineSteps().start(job, ends.append)
+            if not (ends and job.once):
+                InlineSteps().start(job, ends.append)
             partition.answer(ends[-1])
             partition.fire(now, 1)
 
@@ -116,12 +118,13 @@ class Engine:
             take(self._partition)
         written = self._write(commit=True)
         self._partition.committed()
-        self._jobs += self._partition.take_jobs()
+        jobs = self._partition.take_jobs()
+        self._jobs += jobs
         if self._mode.crashes:
             self._restore()
         if self._mode.replays:
             self._partition.drop_programs()
-        self.batches.append(Batch(records, ends[-1] if ends else None, fired_at, written))
+        self.batches.append(Batch(records, ends[-1] if ends else None, fired_at, written, jobs))
         return written
 
     def _write(self, *, commit: bool) -> list[OutRecord]:

@@ -90,6 +90,11 @@ class SagaTest:
         return f"mode {self.mode.name}, seed {self.seed}" if self.mode.shuffles else f"mode {self.mode.name}"
 
     @property
+    def saga_ids(self) -> list[str]:
+        """The sagas that the test knows of: those it named, and those that others started."""
+        return list(self._stories)
+
+    @property
     def story(self) -> str:
         """The stories of all sagas."""
         return "\n".join(self.saga(saga_id).story for saga_id in self._stories)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kompensate.orchestrator.kernel import events as e
+from kompensate.orchestrator.kernel.tables import CallStatus
 from kompensate.orchestrator.reading.status import readable
 from kompensate.orchestrator.testing.histories import save_history
 from kompensate.orchestrator.testing.services import Seen
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from kompensate.orchestrator.testing.environment import SagaTest
 
 T = TypeVar("T")
+_OUT = (CallStatus.SENT, CallStatus.UNDOING)
 ANY: Any = object()
 """Whatever it is: the default of assertions about results and reasons."""
 
@@ -118,9 +120,9 @@ class SagaHandle:
 
     @property
     def waiting(self) -> list[str]:
-        """The steps that have a command out, forward or to undo."""
+        """The steps that are out, forward or to undo: not those between two attempts."""
         state = self._story.fold.state
-        return [call.made.step for call in state.open.values() if call.due is not None]
+        return [call.made.step for call in state.open.values() if call.status in _OUT]
 
     @property
     def events(self) -> list[str]:

@@ -201,6 +201,23 @@ def test_what_ctx_gives_is_the_same(value: str) -> None:
     found.assert_completed()
 
 
+def test_what_a_local_step_is_given_is_compared() -> None:
+    """Its arguments are recorded nowhere: a saga that draws them gives a worker that takes over others."""
+
+    def charge(key: str, unwritable: object) -> str:
+        return key
+
+    @saga("runs")
+    async def runs(ctx: Context, _: None) -> None:
+        await ctx.run(charge, str(uuid.uuid4()), object())
+
+    said = double(runs)
+
+    assert 'first: charge("' in said
+    assert '", <object>)' in said
+    assert "it reads uuid.uuid4 at" in said
+
+
 def test_a_saga_may_log() -> None:
     """Log records have times and tracebacks have files: both are read for the log, not for the saga."""
     test = SagaTest(logs, services=[A])
