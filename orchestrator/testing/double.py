@@ -14,7 +14,7 @@ from typing import Any
 
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.ports import Job, OutRecord
-from kompensate.orchestrator.reading.status import detail_of, readable
+from kompensate.orchestrator.reading.words import detail_of, readable
 from kompensate.orchestrator.sagas.journal import read_page
 from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.testing.engine import WRITER, Batch, Engine

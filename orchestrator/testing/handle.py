@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.tables import CallStatus
-from kompensate.orchestrator.reading.status import readable
+from kompensate.orchestrator.reading.words import readable
 from kompensate.orchestrator.testing.histories import save_history
 from kompensate.orchestrator.testing.services import Seen
 from kompensate.orchestrator.testing.story import Story
