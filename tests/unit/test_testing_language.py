@@ -167,4 +167,4 @@ def test_the_story_names_local_steps() -> None:
     found: Any = test.start(parcel, Order("o1"))
     test.run()
 
-    assert "call made: weigh (weigh, compensatable)" in found.story
+    assert "call made: weigh (weigh (worker), compensatable)" in found.story
