@@ -66,8 +66,8 @@ class Coverage:
             unlikely = {Status.FAILED, Status.CONTINUED} if isinstance(saga, Saga) else {Status.CONTINUED}
             ends = sorted(ENDS - unlikely)
             covered = self.sagas.setdefault(f"{application.name}/{name}", Covered(Ways(tuple(ends))))
-            for step in saga.steps.values() if isinstance(saga, Saga) else ():
-                covered.steps.setdefault(step.name, Ways(_possible(step.kind, undoable=step.undo is not None)))
+            for step in saga.plan.steps if isinstance(saga, Saga) else ():
+                covered.steps.setdefault(step.name, Ways(_possible(step.kind, undoable=step.undo_type is not None)))
 
     def note(
         self,

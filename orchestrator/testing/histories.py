@@ -11,7 +11,7 @@ from typing import Any
 
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.definitions.catalogue import Catalogue
-from kompensate.orchestrator.definitions.saga import Plan
+from kompensate.orchestrator.definitions.plan import Plan
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.errors import Nondeterminism
 from kompensate.orchestrator.kernel.program import Broken, Continued, Returned, TurnedBack

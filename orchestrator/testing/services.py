@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.definitions.saga import Saga
+from kompensate.orchestrator.definitions.steps import Step
 from kompensate.orchestrator.testing.answers import Answer, InTurn, Script, as_answer, done
 from kompensate.schemas import payloads
 from kompensate.schemas.messages import Command, Reply
@@ -126,9 +127,11 @@ def _responses(command: Command, answer: Answer, after: int) -> list[Response]:
 def _declared_types(application: Application) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for saga in application.sagas.values():
-        for step in saga.steps.values() if isinstance(saga, Saga) else ():
-            for type_ in filter(None, (step.command, step.undo)):
-                found[f"{step.service}.{type_.__name__}"] = type_
+        steps = saga.steps.values() if isinstance(saga, Saga) else ()
+        for step in (step for step in steps if isinstance(step, Step)):
+            for type_ in (step.command, step.undo):
+                if isinstance(type_, type):
+                    found[f"{step.service}.{type_.__name__}"] = type_
     return found
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kompensate.orchestrator import Application, Context, FailSaga, Saga, Step, saga
+from kompensate.orchestrator import NOTHING, Application, Context, FailSaga, Saga, Step, saga
 from kompensate.orchestrator.testing import (
     MODES,
     SagaTest,
@@ -132,7 +132,7 @@ def test_signals_come_in_time_or_not(coverage: Coverage) -> None:
 
 def test_the_report_in_full(coverage: Coverage) -> None:
     """A saga, its ends, its steps: what was taken how often, and below it what never."""
-    one = Saga("one", Order, [Step("charge", payments, Charge)])
+    one = Saga("one", Order, [Step("charge", payments, Charge, undo=NOTHING)])
     test = SagaTest(Application(APP, [one]))
     for n in range(3):
         test.on(Charge, refused() if n else done())

@@ -232,7 +232,7 @@ def test_a_declared_sagas_make_is_watched() -> None:
     from kompensate.orchestrator import Saga, Step
     from tests.fixtures.driving import Order
 
-    declared = Saga("d", Order, [Step("reserve", A, Reserve, make=lambda _: Reserve(str(uuid.uuid4())))])
+    declared = Saga("d", Order, [Step("reserve", A, Reserve, make=lambda _: Reserve(str(uuid.uuid4())), kind="pivot")])
     test = SagaTest(declared)
     test.start(declared, Order())
 

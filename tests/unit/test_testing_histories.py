@@ -125,7 +125,7 @@ def test_a_declared_sagas_history_carries_its_plan(tmp_path: Path) -> None:
     order.save_history(tmp_path / "o1.json")
 
     steps = list(CHECKOUT.steps.values())
-    more = Saga("checkout", Order, [Step("check", inventory, Confirm), *steps])
+    more = Saga("checkout", Order, [Step("check", inventory, Confirm, undo=Release), *steps])
     assert_replays(tmp_path / "o1.json", app(more))
 
     fewer = Saga("checkout", Order, steps[1:])

@@ -18,7 +18,7 @@ PROJECT = """
 from dataclasses import dataclass
 
 import pytest
-from kompensate.orchestrator import Application, Saga, Service, Step
+from kompensate.orchestrator import NOTHING, Application, Saga, Service, Step
 from kompensate.orchestrator.testing import refused
 
 
@@ -32,7 +32,7 @@ class Charge:
     order_id: str
 
 
-app = Application("shop", [Saga("checkout", Order, [Step("charge", Service("payments"), Charge)])])
+app = Application("shop", [Saga("checkout", Order, [Step("charge", Service("payments"), Charge, undo=NOTHING)])])
 
 
 def test_completes(saga_test):
