@@ -111,7 +111,7 @@ COVERAGE = Coverage()
 
 
 def _possible(kind: str, *, undoable: bool) -> tuple[str, ...]:
-    return POSSIBLE[kind] + (UNDOABLE if undoable else ())
+    return POSSIBLE.get(kind, _FORWARD) + (UNDOABLE if undoable else ())
 
 
 def _ways_of(call: Call) -> Ways:
