@@ -119,6 +119,7 @@ class Job(NamedTuple):
     """A local step that is to be run: `id` is its idempotency key, `encode` makes bytes of its result.
 
     `reconciling`: the function looks whether the step was done. `wanted` says whether anybody still waits for it.
+    `once`: nobody may run it a second time.
     """
 
     saga_id: str
@@ -127,6 +128,7 @@ class Job(NamedTuple):
     reconciling: bool
     encode: Callable[[object], bytes]
     wanted: Callable[[], bool]
+    once: bool = False
 
 
 class Ran(NamedTuple):

@@ -4,6 +4,7 @@ A change that makes a line of it fail breaks somebody's build.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, assert_type
 
 import psycopg
@@ -16,6 +17,7 @@ from kompensate.orchestrator.async_client import AsyncClient
 from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.kernel.events import CallUndone
 from kompensate.orchestrator.reading.outcomes import Sent
+from kompensate.orchestrator.testing import SagaHandle, SagaTest, assert_replays, done, in_turn, late, refused
 from kompensate.outbox.client import AsyncOutboxClient, OutboxClient
 from kompensate.participants import Call, Participant, Refused
 from kompensate.schemas.avro import AvroPayloads
@@ -156,6 +158,27 @@ def ask(client: Client) -> None:
     client.start("declared", Order("1", 100), saga_id="1")
     client.signal("1", "approved", True)  # a payload
     client.cancel("1", "changed my mind")
+
+
+def answer(command: Charge) -> object:
+    """A scripted participant."""
+    return refused("no money") if command.cents > 100 else Charged("r-1")
+
+
+def prove(path: Path) -> None:
+    """A saga under test."""
+    test = SagaTest(application, mode="reorder", seed=1)
+    test.on(Charge, answer)
+    test.on("payments.Refund", in_turn(late(3, done()), done()))
+    order = test.start(declared, Order("1", 100))
+    order.signal("approved", True, after="charge", delay=5)
+    test.run()
+    order.assert_completed(Charged("r-1"))
+    assert_type(order, SagaHandle)
+    assert_type(order.commands, list[str])
+    assert_type(order.messages(Charge), list[Charge])
+    order.save_history(path)
+    assert_replays(path, application)
 
 
 def develop(stack: Stack) -> None:

@@ -27,13 +27,14 @@ class RunWork(NamedTuple):
     """Run this function, once the transaction stands; answer with a reply to `id`, its idempotency key.
 
     `number` is the operation's: of one operation only one function runs at a time. `reconciling`: it looks whether
-    the step was done.
+    the step was done. `once`: nobody may run it a second time.
     """
 
     id: str
     number: int
     work: Work
     reconciling: bool = False
+    once: bool = False
 
 
 class StartChild(NamedTuple):

@@ -238,6 +238,14 @@ class Partition:
     def _new_batch(self) -> Batch:
         return Batch(self.number, self._topics, self._offsets, self._partitions)
 
+    def drop_programs(self) -> None:
+        """Throw the live coroutines away: each is replayed from its history at its next input."""
+        for entry in self._awake.values():
+            execution = entry.awake.execution if entry.awake is not None else None
+            if execution is not None and execution.program is not None:
+                execution.program.close()
+                execution.program = None
+
     # -- one input
 
     def _first_input(self, saga_id: str, input_: i.Input, record: Record) -> None:
@@ -361,7 +369,7 @@ class Partition:
         definition = awake.execution.definition
         assert definition is not None  # its program asked for it
         encode, wanted = definition.payloads.for_saga(saga_id).encode, lambda: not self._local.closed
-        return effect.number, Job(saga_id, effect.id, effect.work, effect.reconciling, encode, wanted)
+        return effect.number, Job(saga_id, effect.id, effect.work, effect.reconciling, encode, wanted, effect.once)
 
     def _continue(self, saga_id: str, entry: Entry, awake: Awake, origin: i.Origin, continued: e.Event) -> None:
         """The run is over: the next one begins in the same transaction, with the signals that nobody has received."""
