@@ -176,7 +176,9 @@ def _undo_part(turn: Turn, program: Program, event: e.UndoStarted) -> None:
     turn.emit(event)
     for number in lost:
         program.deliver(number, None, OperationCancelled(CANCELLED), turn.time, state.events)
-    for call in [c for n, c in state.open.items() if event.first <= n <= event.last and not c.undoing]:
+    # A pivot, or what comes after it, is not given up: it goes on until it is answered.
+    given_up = [c for c in state.open.values() if c.made.kind == "compensatable" and not c.undoing]
+    for call in [c for c in given_up if event.first <= c.made.number <= event.last]:
         if call.status is CallStatus.SENT:
             turn.settle(e.CallInDoubt(call.made.number, CANCELLED))
         else:

@@ -164,6 +164,23 @@ def test_nothing_is_undone_past_the_pivot(cached: bool) -> None:
     assert "expected to go forward only" in driven.state.hold_reason
 
 
+@saga("loses-pivot")
+async def loses_pivot(ctx: Context, order: Order) -> str:
+    charged = ctx.call(payments, Charge("o1"), kind="pivot")
+    name, _ = await ctx.select(cancel_losers=True, charged=charged, asleep=ctx.sleep(60))
+    return name
+
+
+def test_a_pivot_that_loses_is_not_given_up(cached: bool) -> None:
+    """It goes on until it is answered: nobody could say otherwise whether it was done."""
+    driven = Driven(loses_pivot, cached=cached)
+    driven.start()
+
+    assert kinds(driven.wait(60_000))[-3:] == ["SleepEnded", "UndoStarted", "UndoEnded"]
+    assert driven.state.pivot_out
+    assert kinds(driven.reply()) == ["CallSucceeded", "SagaCompleted"]
+
+
 @saga("shows")
 async def shows(ctx: Context, order: Order) -> None:
     for done in range(3):
