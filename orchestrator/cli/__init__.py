@@ -27,6 +27,7 @@ VERBS = {
     "watch": ("kompensate.orchestrator.cli.watch:watch", "Follow sagas as they move."),
     "history": ("kompensate.orchestrator.cli.history:history", "List a saga's events and what caused each."),
     "rebuild": ("kompensate.orchestrator.cli.rebuild:rebuild", "Fold the topics into state and compare."),
+    "replay": ("kompensate.orchestrator.cli.replay:replay", "Run today's code over recorded histories."),
 }
 
 
