@@ -17,7 +17,7 @@ from pathlib import Path
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.definitions.catalogue import Catalogue
 from kompensate.orchestrator.definitions.saga import Plan
-from kompensate.orchestrator.reading.recordings import BadRecording, Recording, read_lines
+from kompensate.orchestrator.reading.recordings import BadRecording, Recording, read_file
 from kompensate.orchestrator.reading.replaying import Difference, Rehearsal
 
 __all__ = ["BadRecording", "Difference", "Recording", "Replay", "read", "replay"]
@@ -26,7 +26,7 @@ __all__ = ["BadRecording", "Difference", "Recording", "Replay", "read", "replay"
 def read(path: str | PathLike[str]) -> Iterator[Recording]:
     """The histories of a file. Raises BadRecording, and OSError where there is no file."""
     with Path(path).open(encoding="utf-8") as file:
-        yield from read_lines(file, str(path))
+        yield from read_file(file, str(path))
 
 
 def replay(application: Application, recordings: Iterable[Recording]) -> Iterator[Difference]:
@@ -54,10 +54,7 @@ class Replay:
 
     def rehearse(self, rehearsal: Rehearsal) -> Difference | None:
         """The same, for one who wants to look at the program where it stands, and closes it then."""
-        plan = rehearsal.recording.plan
-        if plan is not None:
-            data = plan.encode()
-            hash_ = Plan.hash_of(data)
+        for hash_, text in rehearsal.recording.plans.items():
             with suppress(ValueError):  # without its plan the program says that it is missing
-                self._catalogue.plans.setdefault(hash_, Plan.decode(data, hash_))
+                self._catalogue.plans.setdefault(hash_, Plan.decode(text.encode(), hash_))
         return rehearsal.difference(self._catalogue.find(rehearsal.recording.definition))

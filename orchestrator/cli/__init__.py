@@ -13,6 +13,7 @@ from kompensate.orchestrator.errors import KompensateError
 # Verb: module and attribute, one line of help (shown without importing the module).
 VERBS = {
     "dev": ("kompensate.orchestrator.cli.dev:dev", "Kafka and PostgreSQL on this machine, without Docker."),
+    "lint": ("kompensate.orchestrator.cli.lint:lint", "Find what a saga's code may not do."),
     "topics": ("kompensate.orchestrator.cli.topics:topics", "Make, check or print an application's topics."),
     "worker": ("kompensate.orchestrator.cli.worker:worker", "Run an application's sagas."),
     "participant": ("kompensate.orchestrator.cli.participant:participant", "Run a service's handlers."),

@@ -15,7 +15,7 @@ from kompensate.orchestrator.cli.output import output_option, print_json, print_
 from kompensate.orchestrator.client_errors import NotFound
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.reading.lookup import Lookup
-from kompensate.orchestrator.reading.recordings import Recording, read_lines, recordings
+from kompensate.orchestrator.reading.recordings import Recording, read_file, recordings
 from kompensate.orchestrator.reading.replaying import Difference, Rehearsal
 from kompensate.orchestrator.replay import Replay
 
@@ -82,7 +82,7 @@ def _filed(files: Iterable[TextIO], ids: list[str]) -> Iterator[Recording]:
     """The histories in files; without any there is nothing that a green CI run would mean."""
     missing, none = set(ids), True
     for file in files:
-        for recording in read_lines(file, file.name):
+        for recording in read_file(file, file.name):
             if not ids or recording.saga_id in ids:
                 none = False
                 missing.discard(recording.saga_id)

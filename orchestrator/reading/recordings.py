@@ -1,16 +1,17 @@
 """Recorded histories: a run's pages as they stand in the topics, to be kept in a file and replayed later.
 
-A file is JSON lines, a run each, and each line stands for itself: files may be joined, cut and filtered by line. The
-events are in the very pages that the worker wrote, in base64: their format is versioned and stays readable for
-ever, and their checksums tell of a line that was changed. What stands beside them is for people and filters; only
-the plan of a declared saga is needed too, which in the topics is a record of its own.
+A file is JSON lines, a run each, and each line stands for itself: files may be joined, cut and filtered by line. (A
+file of one run may also be folded over many lines, for reading.) The events are in the very pages that the worker
+wrote, in base64: their format is versioned and stays readable for ever, and their checksums tell of a line that was
+changed. What stands beside them is for people and filters; only the plan of a declared saga is needed too, which in
+the topics is a record of its own.
 """
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from json import dumps, loads
-from typing import Any
+from typing import Any, TextIO
 
 from kompensate.orchestrator.client_errors import ClientError, DamagedSaga
 from kompensate.orchestrator.kernel.errors import IllegalTransition
@@ -32,7 +33,8 @@ class BadRecording(ClientError):
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One run of a saga. `plan` is the JSON of the plan that it follows, `status` and `events` for people."""
+    """One run of a saga. `plans` has the JSON of the plan that it follows, by hash; `status` and `events` are for
+    people."""
 
     app: str
     saga_id: str
@@ -41,7 +43,7 @@ class Recording:
     status: str
     events: int
     pages: tuple[bytes, ...]
-    plan: str | None = None
+    plans: Mapping[str, str] = field(default_factory=dict)
 
     def recorded(self) -> list[Recorded]:
         """The run's events with their inputs. Raises DamagedSaga."""
@@ -60,30 +62,35 @@ class Recording:
             "definition": self.definition,
             "status": self.status,
             "events": self.events,
-            "plan": self.plan,
+            "plans": dict(self.plans),
             "pages": [b64encode(page).decode() for page in self.pages],
         }
         return dumps(shown, ensure_ascii=False)
 
 
-def read_lines(lines: Iterable[str], file: str) -> Iterator[Recording]:
-    """The histories in a file's lines. Raises BadRecording."""
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            yield _read_line(line, f"{file}:{number}")
+def read_file(file: TextIO, name: str) -> Iterator[Recording]:
+    """The histories in a file. Raises BadRecording."""
+    for number, line in enumerate(file, 1):
+        if line.strip() == "{":
+            yield _read(line + file.read(), name)
+        elif line.strip():
+            yield _read(line, f"{name}:{number}")
 
 
-def _read_line(line: str, where: str) -> Recording:
+def _read(text: str, where: str) -> Recording:
     try:
-        found: dict[str, Any] = loads(line)
-        format_ = found.pop("format")
-        if format_ != FORMAT:
-            raise BadRecording(f"{where}: expected format {FORMAT!r}, got {format_!r}: is this version too old for it?")
-        pages = tuple(b64decode(page, validate=True) for page in found.pop("pages"))
-        return Recording(pages=pages, **found)
+        found: dict[str, Any] = loads(text)
+        if found["format"] != FORMAT:
+            raise BadRecording(
+                f"{where}: expected format {FORMAT!r}, got {found['format']!r}: was it written by a newer version?"
+            )
+        pages = [b64decode(page, validate=True) for page in found["pages"]]
+        if not pages:
+            raise ValueError("no pages")
+        return recording(found["app"], found["saga_id"], found.get("run"), pages, dict(found["plans"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadRecording(
-            f"{where}: expected a recorded history, as `kompensate history --save` writes it, got {line[:60]!r} "
+            f"{where}: expected a recorded history, as `kompensate history --save` writes it, got {text[:60]!r} "
             f"({type(error).__name__}: {error})"
         ) from error
 
@@ -122,28 +129,30 @@ def _runs(found: Stored | None, runs: Runs) -> Iterator[tuple[str, list[bytes]]]
 
 def _ended(pages: list[bytes]) -> bool:
     try:
-        return _folded("", "", "", pages).ended
+        return _folded("", "", pages).ended
     except (Damaged, BadRecord, IllegalTransition):
         return True  # that it is damaged is for the replay to tell
 
 
-def _folded(app: str, saga_id: str, run: str, pages: list[bytes]) -> SagaState:
-    state = SagaState(app, saga_id, run)
-    for page in read_pages(pages):
+def _folded(app: str, saga_id: str, pages: list[bytes]) -> SagaState:
+    read = read_pages(pages)
+    state = SagaState(app, saga_id, read[0].run if read else "")
+    for page in read:
         for recorded in page.events:
             evolve(state, recorded.event, recorded.origin.time)
     return state
 
 
-def recording(app: str, saga_id: str, run: str, pages: list[bytes], plans: Mapping[str, str]) -> Recording:
+def recording(app: str, saga_id: str, run: str | None, pages: list[bytes], plans: Mapping[str, str]) -> Recording:
     """A run's pages with what is told beside them. Damaged ones are kept as they are."""
     try:
-        state = _folded(app, saga_id, run, pages)
+        state = _folded(app, saga_id, pages)
     except (Damaged, BadRecord, IllegalTransition):
-        return Recording(app, saga_id, run, "-", "damaged", 0, tuple(pages))
+        return Recording(app, saga_id, run or "-", "-", "damaged", 0, tuple(pages))
     name = state.started.definition if state.started else "-"
-    plan = plans.get(state.started.plan or "") if state.started else None
-    return Recording(app, saga_id, run, name, str(state.status), state.events, tuple(pages), plan)
+    hash_ = state.started.plan if state.started else None
+    plan = {hash_: plans[hash_]} if hash_ in plans and hash_ is not None else {}
+    return Recording(app, saga_id, state.run, name, str(state.status), state.events, tuple(pages), plan)
 
 
 def _plans(snapshot: Mapping[bytes, Record]) -> dict[str, str]:

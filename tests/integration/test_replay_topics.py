@@ -110,5 +110,6 @@ def test_sagas_under_way_carry_their_plan(stage: Stage, shell: Shell, tmp_path: 
     shell.ok("history", "o-1", "--save", str(tmp_path / "one.jsonl"))
 
     found = json.loads((tmp_path / "one.jsonl").read_text())
-    assert [step["name"] for step in json.loads(found["plan"])["steps"]] == ["reserve", "charge", "ship"]
+    (plan,) = found["plans"].values()
+    assert [step["name"] for step in json.loads(plan)["steps"]] == ["reserve", "charge", "ship"]
     assert (found["definition"], found["status"], found["events"]) == ("checkout", "running", 4)
