@@ -1,7 +1,7 @@
 """Going through an entry's code, and the functions of the same file that it uses, for what the rules forbid.
 
-What is given to `ctx.run` is left out: a function that runs there is no part of the saga. Each function is gone
-through once, for the first entry that reaches it.
+Functions given to `ctx.run` and `ctx.compensate` are left out: what the worker runs is no part of the saga. Each
+function is gone through once, for the first entry that reaches it.
 """
 
 import ast
@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from kompensate.orchestrator.linting.module import Entry, Function, Module, changed, imported
 from kompensate.orchestrator.linting.rules import METHODS, code_of
 from kompensate.orchestrator.linting.sets import ANY_ORDER, IN_ORDER, is_set, sets_among
+
+FOR_THE_WORKER = frozenset({"function", "by", "undo", "reconcile"})
+"""Keywords by which `ctx.run` and `ctx.compensate` are given functions, beside their first argument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +113,9 @@ class Walk:
             self._node(node, scope)
 
     def _is_run(self, node: ast.Call, scope: Scope) -> bool:
-        """Is it `ctx.run(...)`?"""
+        """Is it `ctx.run(...)`, or another that takes a function for the worker to run?"""
         match node.func:
-            case ast.Attribute(value=ast.Name(id=name), attr="run"):
+            case ast.Attribute(value=ast.Name(id=name), attr="run" | "compensate"):
                 return name in scope.contexts
         return False
 
@@ -214,8 +217,9 @@ def _own(function: Function) -> Iterator[ast.AST]:
 
 
 def _besides_function(node: ast.Call) -> list[ast.expr]:
-    """The arguments of `ctx.run` that are worked out in the saga: all but the function."""
-    function, *others = [*node.args, *(keyword.value for keyword in node.keywords)] or [ast.Constant(None)]
-    if isinstance(function, ast.Call):  # partial(fn, ...) is called in the saga, fn is not
-        others += [*function.args[1:], *(keyword.value for keyword in function.keywords)]
+    """The arguments of `ctx.run` that are worked out in the saga: all but the functions."""
+    others = [*node.args[1:], *(keyword.value for keyword in node.keywords if keyword.arg not in FOR_THE_WORKER)]
+    for function in [*node.args[:1], *(keyword.value for keyword in node.keywords if keyword.arg in FOR_THE_WORKER)]:
+        if isinstance(function, ast.Call):  # partial(fn, ...) is called in the saga, fn is not
+            others += [*function.args[1:], *(keyword.value for keyword in function.keywords)]
     return others

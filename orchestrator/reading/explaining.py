@@ -53,8 +53,9 @@ def of_saga(found: Fold, now: int) -> Iterator[Reason]:
         yield _held(found)
     if state.status is Status.PENDING:
         names = ", ".join(sorted({signal.name for signal in state.signals}))
-        why = f"pending: signals have come ({names}), and no start"
-        yield Reason("pending", why, f"`kompensate start DEFINITION --id {state.saga_id}`; is the id the one meant?")
+        why = f"pending: it has not begun{f', only signals have come ({names})' if names else ''}"
+        moves = f"`kompensate start DEFINITION --id {state.saga_id}`; is the id the one meant?"
+        yield Reason("pending", why, moves, next_at=state.next_due())
     for call in state.open.values():
         yield _call(found, call)
     for until in state.sleeps.values():

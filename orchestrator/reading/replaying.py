@@ -56,7 +56,6 @@ class Rehearsal:
         self.recording = recording
         self.next: Recorded | None = None
         self.error: BaseException | None = None
-        self.finished = False
         self._before = before
         self._program: Coroutine[Any, Any, Any] | None = None
         self._watching: Coroutine[Any, Any, Any] | None = None
@@ -79,11 +78,13 @@ class Rehearsal:
 
     def _replay(self, definition: Definition, recorded: list[Recorded]) -> Difference | None:
         state = SagaState(self.recording.app, self.recording.saga_id, self.recording.run)
+        watched = cast("Definition", _Watched(definition, self))
+        left = iter(recorded)
         try:
-            program = replayed(cast("Definition", _Watched(definition, self)), state, self._events(recorded))
+            program = replayed(watched, state, [(r.event, r.origin.time) for r in recorded], lambda _: self._tell(left))
             self._check_end(program, state)
         except Nondeterminism as error:
-            if self.finished and state.status is Status.COMPENSATING:
+            if state.events == len(recorded) and state.status is Status.COMPENSATING:
                 return None  # it turned back: the program is not needed any more, wherever it rests
             return self._difference(str(error), error.expected, error.got)
         except (ValueError, LookupError) as error:  # the definition's: they say expected and got
@@ -92,18 +93,17 @@ class Rehearsal:
             return self._difference(f"{type(error).__name__}: {error}")
         return None
 
-    def _events(self, recorded: list[Recorded]) -> Iterator[tuple[e.Event, int]]:
-        for each in recorded:
-            self.next = each
-            self._where = self.where() or self._where
-            if isinstance(each.event, e.CompensationStarted) and each.event.cause in RAISED and self.error is None:
-                raise Nondeterminism(f"the program to raise: {each.event.reason}", self._rest())
-            if isinstance(each.event, e.SagaCompleted) and not self._returned:
-                raise Nondeterminism("the program to return", self._rest())
-            if self._before is not None and self._program is not None:
-                self._before(self)
-            yield each.event, each.origin.time
-        self.finished = True
+    def _tell(self, left: Iterator[Recorded]) -> None:
+        """The next event is about to be told: the program stands where the one before it left it."""
+        self.next = next(left)
+        event = self.next.event
+        self._where = self.where() or self._where
+        if isinstance(event, e.CompensationStarted) and event.cause in RAISED and self.error is None:
+            raise Nondeterminism(f"the program to raise: {event.reason}", self._rest())
+        if isinstance(event, e.SagaCompleted) and not self._returned:
+            raise Nondeterminism("the program to return", self._rest())
+        if self._before is not None and self._program is not None:
+            self._before(self)
 
     def _check_end(self, program: Program, state: SagaState) -> None:
         """What `replayed` does not ask of a saga that has ended or is held."""

@@ -189,7 +189,7 @@ def test_a_saga_without_a_start_is_pending() -> None:
 
     (found,) = reasons(driven)
 
-    assert (found.kind, found.why) == ("pending", "pending: signals have come (paid), and no start")
+    assert (found.kind, found.why) == ("pending", "pending: it has not begun, only signals have come (paid)")
     assert "--id order-1" in found.moves
 
 

@@ -89,6 +89,9 @@ FORBIDDEN = [
     ("K11", "", "x = hash(order)"),
     ("K11", "", "x = id(order)"),
     ("K12", "", "print(order)"),
+    ("K01", "import time", "await ctx.run(len, [time.time()])"),
+    ("K01", "import time, functools", "await ctx.run(functools.partial(len, time.time()))"),
+    ("K01", "import time", "async def body():\n    return time.time()\nawait ctx.block(body)"),
     ("K12", "import logging", 'logging.info("here")'),
     ("K12", "import logging\nlog = logging.getLogger(__name__)", 'log.info("here")'),
 ]
@@ -138,6 +141,8 @@ FINE = [
     ("import os", "def read():\n    return os.environ\nawait ctx.run(read)"),
     ("import time, functools", "await ctx.run(functools.partial(time.time))"),
     ("import time\ndef local():\n    return time.time()", "await ctx.run(local)"),
+    ("import os", "def un(x):\n    os.remove(x)\nawait ctx.run(open, 'a', undo=un, reconcile=lambda x: os.stat(x))"),
+    ("import os", "ctx.compensate(os.remove, 'a')"),
     ("import time", "def unused():\n    return time.time()"),
     ("", "x = sorted({1, 2}), len({1}), max({1}), 3 in {3}\nfor y in sorted(set(order)):\n    pass"),
     ("", "x = sorted(y for y in set(order))\nz = {y for y in set(order)}"),
