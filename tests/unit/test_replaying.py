@@ -2,15 +2,21 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kompensate.orchestrator import Application, Context, Saga, Step, saga
 from kompensate.orchestrator.client_errors import DamagedSaga
 from kompensate.orchestrator.definitions.saga import AsyncSaga
+from kompensate.orchestrator.kernel.errors import Rejected
+from kompensate.orchestrator.kernel.tables import Hold
 from kompensate.orchestrator.reading.recordings import BadRecording, Recording, read_file
 from kompensate.orchestrator.replay import Difference, replay
 from tests.fixtures.driving import (
@@ -26,6 +32,7 @@ from tests.fixtures.driving import (
     shipping,
 )
 from tests.fixtures.lives import paid, pay, recorded
+from tests.fixtures.programs import SIGNALS, perform, programs
 
 
 def application(*sagas: Saga | AsyncSaga) -> Application:
@@ -237,3 +244,28 @@ def test_lines_that_are_none_are_named(line: str, text: str) -> None:
         list(read_file(StringIO("\n" + line), "file"))
 
     assert text in str(error.value)
+
+
+ACTS: list[Callable[[Driven], object]] = [
+    *([lambda d: d.reply() if d.sent else None] * 4),
+    *(lambda d, outcome=outcome: d.no(outcome=outcome) if d.sent else None for outcome in ("refused", "failed")),
+    *([lambda d: d.wait_until_due() if d.state.next_due() is not None else None] * 3),
+    *(lambda d, name=name: d.signal(name) for name in SIGNALS),
+    *(lambda d: d.cancel(), lambda d: d.pause(), lambda d: d.resume()),
+]
+
+
+@pytest.mark.slow
+@given(programs, st.lists(st.sampled_from(ACTS), max_size=25))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_life_of_any_program_differs_from_itself(program: list[Any], acts: list[Callable[[Driven], object]]) -> None:
+    """Whatever happened to it so far; only one that is held because its program broke would be held again."""
+    driven = Driven(perform)
+    driven.start(program)
+    for act in acts:
+        with suppress(Rejected):
+            act(driven)
+
+    for found in differences(perform, recorded(driven)):
+        assert driven.state.hold is Hold.QUARANTINED, found
+        assert "expected a program that can go on" in found.reason
