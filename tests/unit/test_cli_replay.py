@@ -135,8 +135,9 @@ class Debugged:
 
 @pytest.mark.slow
 def test_the_debugger_stops_at_an_event(checkout: Checkout) -> None:
-    """pdb shows the author's frame where it awaits, before the event is told; n steps through the author's code."""
-    found = Debugged(checkout, "p order\nn\nn\np reserved\nc\n", "--at", "3")
+    """pdb shows the author's frame where it awaits, before the event is told; s and n step through the author's code,
+    and through nothing of ours."""
+    found = Debugged(checkout, "p order\ns\ns\nn\np reserved\nc\n", "--at", "3")
 
     assert found.code == 0, found.text
     assert "> before event 3: CallSucceeded(number=1" in found.text
@@ -145,6 +146,7 @@ def test_the_debugger_stops_at_an_event(checkout: Checkout) -> None:
     assert '-> reserved = "yes"' in found.text
     assert "'yes'" in found.text
     assert "histories replayed: 1, with differences: 0" in found.text
+    assert "/orchestrator/" not in found.text
 
 
 @pytest.mark.slow
@@ -180,5 +182,6 @@ def test_leaving_the_debugger_leaves_the_command(checkout: Checkout) -> None:
     too_far = Debugged(checkout, "", "--at", "99")
 
     assert (at_once.code, inside.code) == (130, 130), inside.text
+    assert "raised BdbQuit" not in inside.text
     assert too_far.code == 2
     assert "--at: expected an event of the history, which has" in too_far.text
