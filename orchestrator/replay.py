@@ -14,6 +14,7 @@ from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 
+from kompensate.orchestrator.client_errors import DamagedSaga
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.definitions.catalogue import Catalogue
 from kompensate.orchestrator.definitions.saga import Plan
@@ -57,4 +58,8 @@ class Replay:
         for hash_, text in rehearsal.recording.plans.items():
             with suppress(ValueError):  # without its plan the program says that it is missing
                 self._catalogue.plans.setdefault(hash_, Plan.decode(text.encode(), hash_))
-        return rehearsal.difference(self._catalogue.find(rehearsal.recording.definition))
+        try:
+            version = rehearsal.recording.state().version
+        except DamagedSaga:
+            version = None  # the rehearsal says so
+        return rehearsal.difference(self._catalogue.find(rehearsal.recording.definition, version))

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from kompensate.orchestrator.kernel.policy import UNLIMITED
 from kompensate.orchestrator.kernel.state import Call
-from kompensate.orchestrator.kernel.tables import CallStatus, Hold, Status
+from kompensate.orchestrator.kernel.tables import CHILD, WORKER, CallStatus, Hold, Status
+from kompensate.orchestrator.kernel.turn import child_id
 from kompensate.orchestrator.reading.status import Fold, SagaView, waits
 from kompensate.orchestrator.reading.surroundings import Surroundings
 from kompensate.schemas.messages import timestamp
@@ -54,6 +55,14 @@ def of_saga(found: Fold, now: int) -> Iterator[Reason]:
     if state.status is Status.PENDING:
         names = ", ".join(sorted({signal.name for signal in state.signals}))
         why = f"pending: it has not begun{f', only signals have come ({names})' if names else ''}"
+        if state.delayed is not None:
+            yield Reason(
+                "pending",
+                f"its start is delayed until {timestamp(state.delayed.until)}",
+                "time",
+                next_at=state.delayed.until,
+            )
+            return
         moves = f"`kompensate start DEFINITION --id {state.saga_id}`; is the id the one meant?"
         yield Reason("pending", why, moves, next_at=state.next_due())
     for call in state.open.values():
@@ -99,6 +108,15 @@ def _call(found: Fold, call: Call) -> Reason:
         why = f"waits before {verb} {call.attempt + 1}{of} of {named}; the last failed: {step.error}"
         moves = f"time: tried again at {_at(call.due)}{_after(call, limit)}; or mend the cause in {made.service}"
         return Reason(kind, why, moves, since_at=since, next_at=call.due, until_at=call.timeout_at, **common)
+    if made.service == WORKER:
+        why = f"waits for the worker to run {named}, begun at {timestamp(since)}"
+        moves = "the end of the function; if its worker died, the next one that takes partition and saga over"
+        return Reason("local", why, moves, step=made.step, since_at=since, until_at=call.timeout_at, error=step.error)
+    if made.service == CHILD:
+        child = child_id(call)
+        why = f"waits for child saga {child!r} ({made.type}), started at {timestamp(since)}"
+        moves = f"the child's end: `kompensate explain {child}`"
+        return Reason("child", why, moves, step=made.step, since_at=since, until_at=call.timeout_at, error=step.error)
     again = f", sent again {call.resends} times" if call.resends else ""
     why = f"waits for a reply from {made.service} to {named}, out since {timestamp(since)}{again}"
     moves = f"the reply: do {made.service}'s participant and relay run? Sent again at {_at(call.due)}"

@@ -15,7 +15,8 @@ from typing import Any, TextIO
 
 from kompensate.orchestrator.client_errors import ClientError, DamagedSaga
 from kompensate.orchestrator.kernel.errors import IllegalTransition
-from kompensate.orchestrator.kernel.state import SagaState, evolve
+from kompensate.orchestrator.kernel.folding import evolve
+from kompensate.orchestrator.kernel.state import SagaState
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.reading.lookup import Lookup, Runs, keys_of
 from kompensate.orchestrator.reading.stored import Stored, stored
@@ -50,6 +51,13 @@ class Recording:
         try:
             return [recorded for page in read_pages(self.pages) for recorded in page.events]
         except (Damaged, BadRecord) as error:
+            raise DamagedSaga(f"saga {self.saga_id!r}: its pages are damaged: {error}") from error
+
+    def state(self) -> SagaState:
+        """The run's state at its end. Raises DamagedSaga."""
+        try:
+            return _folded(self.app, self.saga_id, list(self.pages))
+        except (Damaged, BadRecord, IllegalTransition) as error:
             raise DamagedSaga(f"saga {self.saga_id!r}: its pages are damaged: {error}") from error
 
     def line(self) -> str:

@@ -14,8 +14,9 @@ from typing import Any, cast
 
 from kompensate.orchestrator.client_errors import DamagedSaga
 from kompensate.orchestrator.kernel import events as e
-from kompensate.orchestrator.kernel.errors import Nondeterminism
-from kompensate.orchestrator.kernel.program import Broken, Definition, Program, Returned, replayed
+from kompensate.orchestrator.kernel.errors import ContinueAsNew, Nondeterminism
+from kompensate.orchestrator.kernel.program import Broken, Definition, Program, Returned
+from kompensate.orchestrator.kernel.replay import replayed
 from kompensate.orchestrator.kernel.state import SagaState
 from kompensate.orchestrator.kernel.tables import Status
 from kompensate.orchestrator.reading.recordings import Recording
@@ -72,8 +73,9 @@ class Rehearsal:
             return None  # signals that came before a start: there is no program to compare
         self.next = recorded[0]
         if definition is None:
-            name = self.recording.definition
-            return self._difference(f"expected a saga definition {name!r} in this application, got none")
+            version = self.recording.state().version
+            name = f"{self.recording.definition!r}" + (f" in version {version}" if version != 1 else "")
+            return self._difference(f"expected a saga definition {name} in this application, got none")
         return self._replay(definition, recorded)
 
     def _replay(self, definition: Definition, recorded: list[Recorded]) -> Difference | None:
@@ -81,7 +83,9 @@ class Rehearsal:
         watched = cast("Definition", _Watched(definition, self))
         left = iter(recorded)
         try:
-            program = replayed(watched, state, [(r.event, r.origin.time) for r in recorded], lambda _: self._tell(left))
+            events = [(r.event, r.origin.time) for r in recorded]
+            held = self.recording.state().hold is not None
+            program = replayed(watched, state, events, lambda _: self._tell(left), held=held)
             self._check_end(program, state)
         except Nondeterminism as error:
             if state.events == len(recorded) and state.status is Status.COMPENSATING:
@@ -100,6 +104,8 @@ class Rehearsal:
         self._where = self.where() or self._where
         if isinstance(event, e.CompensationStarted) and event.cause in RAISED and self.error is None:
             raise Nondeterminism(f"the program to raise: {event.reason}", self._rest())
+        if isinstance(event, e.SagaContinued) and not isinstance(self.error, ContinueAsNew):
+            raise Nondeterminism("the program to continue as new", self._rest())
         if isinstance(event, e.SagaCompleted) and not self._returned:
             raise Nondeterminism("the program to return", self._rest())
         if self._before is not None and self._program is not None:
