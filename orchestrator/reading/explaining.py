@@ -21,6 +21,9 @@ _TOLD = (
     "paused by",
     "held until",
     "for its start",
+    "for its time",
+    "for a worker to run",
+    "for the end of child saga",
     "before attempt",
     "for a reply from",
     "asleep until",
@@ -53,30 +56,38 @@ def of_saga(found: Fold, now: int) -> Iterator[Reason]:
     if state.hold is not None:
         yield _held(found)
     if state.status is Status.PENDING:
-        names = ", ".join(sorted({signal.name for signal in state.signals}))
-        why = f"pending: it has not begun{f', only signals have come ({names})' if names else ''}"
-        if state.delayed is not None:
-            yield Reason(
-                "pending",
-                f"its start is delayed until {timestamp(state.delayed.until)}",
-                "time",
-                next_at=state.delayed.until,
-            )
-            return
-        moves = f"`kompensate start DEFINITION --id {state.saga_id}`; is the id the one meant?"
-        yield Reason("pending", why, moves, next_at=state.next_due())
+        yield _pending(found)
     for call in state.open.values():
-        yield _call(found, call)
-    for until in state.sleeps.values():
-        yield Reason("sleep", f"asleep until {timestamp(until)}", "time", next_at=until)
+        again = call.status in (CallStatus.WAITING, CallStatus.UNDO_WAITING)
+        yield _own(found, call) if call.made.service in (WORKER, CHILD) and not again else _call(found, call)
+    yield from _times(found, now)
     for receive in state.receives.values():
         yield _receive(found, receive.name, receive.until)
     for text in waits(found):
         if not text.startswith(_TOLD):
             yield Reason("other", text, f"`kompensate history {state.saga_id}` shows how it came there")
-    due = state.next_due()
+
+
+def _times(found: Fold, now: int) -> Iterator[Reason]:
+    state = found.state
+    for until in state.sleeps.values():
+        yield Reason("sleep", f"asleep until {timestamp(until)}", "time", next_at=until)
+    if state.deadline is not None and state.status is Status.RUNNING:
+        why = f"its deadline is at {timestamp(state.deadline)}"
+        yield Reason("deadline", why, "time: then it is cancelled", next_at=state.deadline)
+    due = state.next_timer()
     if due is not None and due < now - OVERDUE_MS:
         yield Reason("overdue", f"its time came at {timestamp(due)}, and nobody has looked", "a worker", next_at=due)
+
+
+def _pending(found: Fold) -> Reason:
+    state = found.state
+    if state.delayed is not None:
+        until = state.delayed.until
+        return Reason("delayed", f"its start is delayed until {timestamp(until)}", "time", next_at=until)
+    names = ", ".join(sorted({signal.name for signal in state.signals}))
+    why = f"pending: it has not begun{f', only signals have come ({names})' if names else ''}"
+    return Reason("pending", why, f"`kompensate start DEFINITION --id {state.saga_id}`; is the id the one meant?")
 
 
 def _held(found: Fold) -> Reason:
@@ -95,6 +106,23 @@ def _held(found: Fold) -> Reason:
     return Reason("quarantined", f"held: {state.hold_reason}", moves, since_at=since, error=state.hold_reason)
 
 
+def _own(found: Fold, call: Call) -> Reason:
+    """What the worker itself does for a saga: a local step, or a child."""
+    made, step = call.made, found.steps[call.made.number]
+    since = (step.undo_sent_at if call.undoing else None) or step.sent_at
+    if made.service == CHILD:
+        child = child_id(call)
+        kind, why = "child", f"waits for child saga {child!r} ({made.type}), started at {timestamp(since)}"
+        if call.undoing:
+            why = f"waits for child saga {child!r}, which is being cancelled since {timestamp(since)}"
+        moves = f"its end: `kompensate explain {child}`"
+    else:
+        named = f"{made.undo_type} (undo of step {made.step})" if call.undoing else f"{made.type} (step {made.step})"
+        kind, why = "local", f"waits for its worker to run {named}, begun at {timestamp(since)}"
+        moves = "the function's end; where its worker died, the next one that takes the partition over"
+    return Reason(kind, why, moves, step=made.step, since_at=since, until_at=call.timeout_at, error=step.error)
+
+
 def _call(found: Fold, call: Call) -> Reason:
     made, step = call.made, found.steps[call.made.number]
     type_ = made.undo_type if call.undoing else made.type
@@ -104,19 +132,11 @@ def _call(found: Fold, call: Call) -> Reason:
     of = "" if limit == UNLIMITED else f" of {limit}"
     common = {"step": made.step, "service": made.service, "error": step.error}
     if call.status in (CallStatus.WAITING, CallStatus.UNDO_WAITING):
+        where = "" if made.service in (WORKER, CHILD) else f" in {made.service}"
         verb, kind = ("undo", "undo") if call.undoing else ("attempt", "retry")
         why = f"waits before {verb} {call.attempt + 1}{of} of {named}; the last failed: {step.error}"
-        moves = f"time: tried again at {_at(call.due)}{_after(call, limit)}; or mend the cause in {made.service}"
+        moves = f"time: tried again at {_at(call.due)}{_after(call, limit)}; or mend the cause{where}"
         return Reason(kind, why, moves, since_at=since, next_at=call.due, until_at=call.timeout_at, **common)
-    if made.service == WORKER:
-        why = f"waits for the worker to run {named}, begun at {timestamp(since)}"
-        moves = "the end of the function; if its worker died, the next one that takes partition and saga over"
-        return Reason("local", why, moves, step=made.step, since_at=since, until_at=call.timeout_at, error=step.error)
-    if made.service == CHILD:
-        child = child_id(call)
-        why = f"waits for child saga {child!r} ({made.type}), started at {timestamp(since)}"
-        moves = f"the child's end: `kompensate explain {child}`"
-        return Reason("child", why, moves, step=made.step, since_at=since, until_at=call.timeout_at, error=step.error)
     again = f", sent again {call.resends} times" if call.resends else ""
     why = f"waits for a reply from {made.service} to {named}, out since {timestamp(since)}{again}"
     moves = f"the reply: do {made.service}'s participant and relay run? Sent again at {_at(call.due)}"

@@ -6,6 +6,7 @@ import pytest
 
 from kompensate.orchestrator import Context, RetryPolicy, Saga, Step, saga
 from kompensate.orchestrator.definitions.saga import AsyncSaga
+from kompensate.orchestrator.kernel import inputs as i
 from kompensate.orchestrator.reading.explaining import (
     Reason,
     of_damage,
@@ -18,6 +19,7 @@ from kompensate.orchestrator.reading.owners import Owners
 from kompensate.orchestrator.reading.status import fold, view_of
 from kompensate.orchestrator.reading.surroundings import Surroundings, Unhandled
 from kompensate.orchestrator.sagas.journal import read_pages
+from kompensate.schemas import payloads
 from tests.fixtures.driving import (
     CHECKOUT,
     START_TIME,
@@ -180,6 +182,45 @@ def test_a_held_saga_says_who_and_how_it_is_released() -> None:
     assert broken[0].since_at == START_TIME
     assert "then `kompensate resume order-1`" in broken[0].moves
     assert len(broken) == 1
+
+
+@saga("works")
+async def works(ctx: Context, order: Order) -> None:
+    await ctx.run(str, "o1", step="print")
+
+
+@saga("parent")
+async def parent(ctx: Context, order: Order) -> None:
+    await ctx.child(CHECKOUT, order)
+
+
+def test_what_the_worker_does_itself_is_no_service() -> None:
+    """A local step that runs, however long; one that failed; a child, and how to ask after it."""
+    runs, again = begun(works), begun(works, lambda d: d.ran("no", "failed"))
+    driven = Driven(parent, others=[CHECKOUT])
+    driven.start()
+
+    (local,), (retry,), (child,) = reasons(runs, 60_000), reasons(again), reasons(driven)
+
+    assert (local.kind, local.step, local.service) == ("local", "print", "")
+    assert local.why.startswith("waits for its worker to run str (step print), begun at 1970-")
+    assert retry.why.startswith("waits before attempt 2 of 3 of str (step print)")
+    assert retry.moves.endswith("; or mend the cause")
+    assert child.why.startswith("waits for child saga 'order-1.1' (checkout), started at 1970-")
+    assert child.moves == "its end: `kompensate explain order-1.1`"
+
+
+def test_a_start_that_is_delayed_and_a_deadline() -> None:
+    """Both are times at which something happens by itself."""
+    later = Driven(pay)
+    later.give(i.StartAsked(later.origin(), "pay", payloads.encode(Order()), not_before=later.now + 5_000))
+    limited = Driven(pay)
+    limited.give(i.StartAsked(limited.origin(), "pay", payloads.encode(Order()), deadline=limited.now + 5_000))
+
+    (delayed,), (_, deadline) = reasons(later), reasons(limited)
+
+    assert (delayed.kind, delayed.next_at) == ("delayed", START_TIME + 5_000)
+    assert (deadline.kind, deadline.next_at) == ("deadline", START_TIME + 5_000)
 
 
 def test_a_saga_without_a_start_is_pending() -> None:

@@ -211,6 +211,64 @@ def test_a_held_saga_is_asked_whether_it_would_go_on() -> None:
     assert differences(pay, history) == []
 
 
+@saga("pay", version=2)
+async def second_version(ctx: Context, order: Order) -> str:
+    await ctx.sleep(1)
+    return "by another road"
+
+
+@saga("pay")
+async def on_and_on(ctx: Context, order: Order) -> str:
+    if order.order_id == "o1":
+        ctx.continue_as_new(Order("o2"))
+    return "end"
+
+
+@saga("pay")
+async def at_its_end(ctx: Context, order: Order) -> str:
+    return "end"
+
+
+def test_a_history_is_replayed_by_the_version_it_follows() -> None:
+    """Versions side by side: each history by its own; one whose version is gone says which is missing."""
+    first, second = recorded(paid(Driven(pay), "slept")), Driven(second_version)
+    second.start()
+    both = Application("shop", [pay, second_version], services=SERVICES)
+
+    assert list(replay(both, [first, recorded(second)])) == []
+    (found,) = differences(pay, recorded(second))
+    assert found.reason == "expected a saga definition 'pay' in version 2 in this application, got none"
+
+
+@saga("pay")
+async def patched(ctx: Context, order: Order) -> str:
+    await ctx.call(inventory, Reserve("o1"), undo=Release("o1"))
+    if ctx.patched("no-waiting"):
+        return "at once"
+    await ctx.receive("paid", timeout=60)
+    return "paid"
+
+
+def test_a_patch_is_no_difference() -> None:
+    """A history from before it keeps to the old road; what the old road has no more is one still."""
+    history = recorded(paid(Driven(pay), "paid"))
+
+    assert differences(patched, history) == []
+    assert differences(returns_early, history) != []
+
+
+def test_a_run_that_went_on_as_a_new_one() -> None:
+    """It has to go on in today's code too."""
+    driven = Driven(on_and_on)
+    driven.start()
+    history = recorded(driven)
+
+    assert history.status == "continued"
+    assert differences(on_and_on, history) == []
+    (found,) = differences(at_its_end, history)
+    assert (found.kind, found.expected, found.got) == ("SagaContinued", "the program to continue as new", "its return")
+
+
 def test_a_definition_that_is_gone_is_a_difference() -> None:
     """So is damage; a history is never passed over."""
     history = recorded(paid(Driven(pay)))
