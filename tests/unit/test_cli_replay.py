@@ -152,7 +152,7 @@ def test_the_debugger_stops_at_an_event(checkout: Checkout) -> None:
 @pytest.mark.slow
 def test_the_debugger_stops_before_the_first_line(checkout: Checkout) -> None:
     """Before event 1 the program has not begun; a breakpoint set there is met in the replay."""
-    found = Debugged(checkout, "p order.order_id\nb 18\nc\np reserved\nc\n", "--at", "1")
+    found = Debugged(checkout, "p order.order_id\ntbreak 18\nc\np reserved\nc\n", "--at", "1")
 
     assert found.code == 0, found.text
     assert "'o1'" in found.text
