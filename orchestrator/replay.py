@@ -17,7 +17,7 @@ from pathlib import Path
 from kompensate.orchestrator.client_errors import DamagedSaga
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.definitions.catalogue import Catalogue
-from kompensate.orchestrator.definitions.saga import Plan
+from kompensate.orchestrator.definitions.plan import Plan
 from kompensate.orchestrator.reading.recordings import BadRecording, Recording, read_file
 from kompensate.orchestrator.reading.replaying import Difference, Rehearsal
 

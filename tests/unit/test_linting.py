@@ -213,6 +213,7 @@ def test_callables_of_declared_sagas_belong_to_them() -> None:
         checkout = Saga("checkout", dict, [
             Step("reserve", "stock", dict, make=lambda s: time.time()),
             k.Step("charge", "bank", dict, make=charge, undo=dict, make_undo=charge),
+            k.Parallel(k.SubSaga("call", "other", when=lambda s: s.input["at"] < time.time())),
         ], result=lambda s: time.time())
         other = dict(make=lambda s: time.time())
         """
@@ -221,7 +222,8 @@ def test_callables_of_declared_sagas_belong_to_them() -> None:
     assert [(f.line, f.code, f.where) for f in found] == [
         (8, "K03", "step 'charge', make"),
         (11, "K01", "step 'reserve', make"),
-        (13, "K01", "saga 'checkout', result"),
+        (13, "K01", "subsaga 'call', when"),
+        (14, "K01", "saga 'checkout', result"),
     ]
 
 
