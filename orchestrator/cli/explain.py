@@ -84,9 +84,9 @@ def _explained(looking: Lookup, saga_id: str, owned: Owners | None, code: Applic
         if found is not None and found.damaged:
             raise DamagedSaga(found.damaged)
         if found is not None and found.ended:
-            ended = view(looking.topics.app, found)
+            ended = view(looking.topics.app, found, payloads=looking.payloads)
             return Explained(saga_id, ended.type, ended.shown_status, [of_ended(ended)], around)
-        folded = fold(looking.topics.app, saga_id, looking.history(saga_id))
+        folded = fold(looking.topics.app, saga_id, looking.history(saga_id), looking.payloads)
     except NotFound:
         reason = of_unknown(saga_id, looking.rejected(around.partition, saga_id), around)
         others = [each for each in of_surroundings(around) if each.kind != "unhandled"]
