@@ -14,5 +14,6 @@ pytest_plugins = [
     "tests.fixtures.fix_system",
     "tests.fixtures.fix_log",
     "tests.fixtures.fix_relay",
+    "tests.fixtures.fix_shell",
     "tests.fixtures.fix_workers",
 ]

@@ -13,6 +13,7 @@ from kompensate.orchestrator.errors import KompensateError
 # Verb: module and attribute, one line of help (shown without importing the module).
 VERBS = {
     "dev": ("kompensate.orchestrator.cli.dev:dev", "Kafka and PostgreSQL on this machine, without Docker."),
+    "lint": ("kompensate.orchestrator.cli.lint:lint", "Find what a saga's code may not do."),
     "topics": ("kompensate.orchestrator.cli.topics:topics", "Make, check or print an application's topics."),
     "worker": ("kompensate.orchestrator.cli.worker:worker", "Run an application's sagas."),
     "participant": ("kompensate.orchestrator.cli.participant:participant", "Run a service's handlers."),
@@ -25,9 +26,11 @@ VERBS = {
     "resume": ("kompensate.orchestrator.cli.ask:resume", "Release held sagas."),
     "list": ("kompensate.orchestrator.cli.listing:list_sagas", "List sagas, by status, type or hold."),
     "show": ("kompensate.orchestrator.cli.show:show", "Show where a saga stands and what it waits for."),
+    "explain": ("kompensate.orchestrator.cli.explain:explain", "Say why a saga is not moving, and what would."),
     "watch": ("kompensate.orchestrator.cli.watch:watch", "Follow sagas as they move."),
     "history": ("kompensate.orchestrator.cli.history:history", "List a saga's events and what caused each."),
     "rebuild": ("kompensate.orchestrator.cli.rebuild:rebuild", "Fold the topics into state and compare."),
+    "replay": ("kompensate.orchestrator.cli.replay:replay", "Run today's code over recorded histories."),
 }
 
 

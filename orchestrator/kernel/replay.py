@@ -1,6 +1,6 @@
 """A program brought from a history to where it stood: what it asks for is compared with what is recorded."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel import tables
@@ -97,11 +97,17 @@ class _Past:
 
 
 def replayed(
-    definition: Definition, state: SagaState, events: Iterable[tuple[e.Event, int]], *, held: bool = False
+    definition: Definition,
+    state: SagaState,
+    events: Iterable[tuple[e.Event, int]],
+    before: Callable[[e.Event], None] | None = None,
+    *,
+    held: bool = False,
 ) -> Program:
     """A fresh program, brought to where `events` (with their times) leave it.
 
-    `state` is a fresh state of the same saga; it is folded along the way; `held` says that the saga is.
+    `state` is a fresh state of the same saga; it is folded along the way; `held` says that the saga is;
+    `before` is called with each event before it is told.
     A saga that turned back is replayed for
     its functions only: what its program would do next is nobody's business. Raises Nondeterminism where
     the program asks for something else than is recorded, and what the definition raises.
@@ -111,6 +117,8 @@ def replayed(
     events = list(events)
     past = _Past(events, held)
     for event, time in events:
+        if before is not None:
+            before(event)
         lost: list[int] = []
         if program is not None:
             found = outcome(definition, state, event)

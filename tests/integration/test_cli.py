@@ -7,65 +7,15 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 
-from kompensate.orchestrator.cli import main
 from kompensate.orchestrator.client import Client
 from kompensate.schemas.topics import partition_of
-from tests.fixtures.stage import Stage, all_done, refusing, silent_at
+from tests.fixtures.fix_shell import Shell
+from tests.fixtures.stage import Stage, silent_at
 from tests.fixtures.waiting import wait_until
-
-
-class Shell:
-    """Runs `kompensate` against one stage, as a user with the environment set would."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.environment = {
-            "KOMPENSATE_BOOTSTRAP": stage.bootstrap,
-            "KOMPENSATE_PREFIX": stage.prefix,
-            "KOMPENSATE_APP_NAME": "shop",
-        }
-
-    def run(self, *words: str, stdin: str | None = None) -> Result:
-        return CliRunner().invoke(main, words, input=stdin, env=self.environment)
-
-    def ok(self, *words: str, stdin: str | None = None) -> str:
-        result = self.run(*words, stdin=stdin)
-        assert result.exit_code == 0, result.output
-        return result.stdout
-
-    def json(self, *words: str, stdin: str | None = None) -> Any:
-        return json.loads(self.ok(*words, "-o", "json", stdin=stdin))
-
-
-@pytest.fixture
-def stage(kafka: str, topic_prefix: str) -> Iterator[Stage]:
-    """An application on real topics, with nobody at work but the test."""
-    made = Stage(kafka, topic_prefix)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def shell(stage: Stage) -> Shell:
-    return Shell(stage)
-
-
-@pytest.fixture
-def peopled(stage: Stage) -> Stage:
-    """done-1 completed, back-1 compensated, wait-1 waiting for payments, held-1 paused, all on the topics."""
-    with Client(stage.bootstrap, "shop", prefix=stage.prefix) as client:
-        for saga_id, answer in (("done-1", all_done), ("back-1", refusing("ship")), ("wait-1", silent_at("charge"))):
-            client.start("checkout", {"order_id": saga_id}, saga_id=saga_id)
-            stage.play(answer)
-        client.start("approval", {"order_id": "held"}, saga_id="held-1")
-        client.pause("held-1", "lunch")
-        stage.play()
-    return stage
 
 
 def test_a_saga_is_started_and_found(stage: Stage, shell: Shell) -> None:

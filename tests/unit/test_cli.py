@@ -15,7 +15,20 @@ from kompensate.orchestrator.cli import VERBS, main
 from kompensate.orchestrator.cli.options import Cluster, cluster_options
 from kompensate.orchestrator.cli.output import duration
 
-ASKING = ("start", "signal", "cancel", "pause", "resume", "list", "show", "watch", "history", "rebuild")
+ASKING = (
+    "start",
+    "signal",
+    "cancel",
+    "pause",
+    "resume",
+    "list",
+    "show",
+    "watch",
+    "history",
+    "rebuild",
+    "replay",
+    "explain",
+)
 
 
 def run(*words: str, env: dict[str, str] | None = None) -> Result:
