@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeAlias
 import confluent_kafka as ck
 
 from kompensate.orchestrator.client_errors import ClientError, NotAcknowledged
+from kompensate.orchestrator.orders import order_request
 from kompensate.orchestrator.reading.handling import Handling, covers, handled, not_ended, not_handled, watermark_key
 from kompensate.orchestrator.reading.lookup import Lookup
 from kompensate.orchestrator.reading.outcomes import ConflictPolicy, Outcome, Sent, check_policy, expect_accepted
@@ -196,6 +197,31 @@ class Client:
         """The same of a Start."""
         return self.start_request(
             start.saga, start.input, saga_id=start.saga_id, start_at=start.start_at, deadline=start.deadline
+        )
+
+    def order(
+        self, verb: str, saga_id: str, *, who: str, reason: str, step: str | None = None, result: object = None
+    ) -> Sent:
+        """Give an operator's order: retry, skip, complete, compensate or close; `who` and `reason` are recorded.
+
+        `step` is a step's name or number, needed where several are open; `result` what a completed step gives.
+        One that the saga cannot take is rejected: `outcome` says why.
+        """
+        return self.send([self.order_request(verb, saga_id, who=who, reason=reason, step=step, result=result)])[0]
+
+    def order_request(
+        self, verb: str, saga_id: str, *, who: str, reason: str, step: str | None = None, result: object = None
+    ) -> Request:
+        """An order, to `send` with others."""
+        return order_request(
+            verb,
+            saga_id,
+            who=who,
+            reason=reason,
+            source=self._source,
+            step=step,
+            result=result,
+            payloads=self._payloads,
         )
 
     def request(self, type_: str, saga_id: str, reason: str = "") -> Request:

@@ -1,6 +1,5 @@
 """`kompensate signal | cancel | pause | resume`: requests to sagas that are there."""
 
-from dataclasses import replace
 from uuid import uuid4
 
 import click
@@ -10,8 +9,6 @@ from kompensate.orchestrator.cli.exits import EPILOG
 from kompensate.orchestrator.cli.options import Cluster, cluster_options
 from kompensate.orchestrator.cli.output import ids_argument, output_option
 from kompensate.orchestrator.cli.output import name as name_callback
-from kompensate.orchestrator.client import Client
-from kompensate.orchestrator.reading.outcomes import Sent
 from kompensate.schemas.messages import CANCEL, PAUSE, RESUME
 
 reason_option = click.option("--reason", default="", help="For people: it stands in the saga's history.")
@@ -52,19 +49,13 @@ def signal(
     """
     with asking.client(cluster) as client:
         requests = [client.signal_request(id_, name, payload, signal_id=signal_id or uuid4().hex) for id_ in ids]
-        asking.answer(_outcomes(client, client.send(requests), wait, timeout), output)
+        asking.answer(asking.outcomes(client, client.send(requests), wait, timeout), output)
 
 
 def _ask(type_: str, ids: list[str], reason: str, wait: bool, timeout: float, output: str, cluster: Cluster) -> None:
     with asking.client(cluster) as client:
         sent = client.send([client.request(type_, saga_id, reason) for saga_id in ids])
-        asking.answer(_outcomes(client, sent, wait, timeout), output)
-
-
-def _outcomes(client: Client, all_sent: list[Sent], wait: bool, timeout: float) -> list[Sent]:
-    if not wait:
-        return all_sent
-    return [replace(sent, outcome=client.outcome(sent, timeout)) for sent in all_sent]
+        asking.answer(asking.outcomes(client, sent, wait, timeout), output)
 
 
 @click.command(epilog=EPILOG)
