@@ -32,6 +32,7 @@ VERBS = {
     "list": ("kompensate.orchestrator.cli.listing:list_sagas", "List sagas, by status, type or hold."),
     "show": ("kompensate.orchestrator.cli.show:show", "Show where a saga stands and what it waits for."),
     "explain": ("kompensate.orchestrator.cli.explain:explain", "Say why a saga is not moving, and what would."),
+    "published": ("kompensate.orchestrator.cli.published:published", "Print what a saga has published, or follow it."),
     "watch": ("kompensate.orchestrator.cli.watch:watch", "Follow sagas as they move."),
     "history": ("kompensate.orchestrator.cli.history:history", "List a saga's events and what caused each."),
     "rebuild": ("kompensate.orchestrator.cli.rebuild:rebuild", "Fold the topics into state and compare."),

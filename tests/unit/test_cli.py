@@ -26,6 +26,7 @@ ASKING = (
     "watch",
     "history",
     "rebuild",
+    "published",
     "replay",
     "explain",
 )
