@@ -207,13 +207,7 @@ class Client:
 
         `step` is a step's name or number, `result` what a completed step gives. `outcome` says if it was rejected.
         """
-        return self.send([self.order_request(verb, saga_id, who=who, reason=reason, step=step, result=result)])[0]
-
-    def order_request(
-        self, verb: str, saga_id: str, *, who: str, reason: str, step: str | None = None, result: object = None
-    ) -> Request:
-        """An order, to `send` with others."""
-        return order_request(
+        asked = order_request(
             verb,
             saga_id,
             who=who,
@@ -223,6 +217,7 @@ class Client:
             result=result,
             payloads=self._payloads,
         )
+        return self.send([asked])[0]
 
     def request(self, type_: str, saga_id: str, reason: str = "") -> Request:
         """A request to cancel, pause or resume, to `send` with others."""

@@ -28,11 +28,13 @@ def order_request(
     step: str | None = None,
     result: object = None,
     payloads: SagaPayloads = PLAIN,
+    command_id: str | None = None,
 ) -> Request:
     """An order, to send with others. Raises ValueError for one that no saga could take, BadPayload.
 
     `step` is a step's name or number, needed where several are open; `result` what a completed step gives,
     written by `payloads`, the application's format.
+    With `command_id` it is only taken while that command is the step's newest: given twice, it counts once.
     """
     if verb not in ORDERS:
         raise ValueError(f"order: expected one of {', '.join(ORDERS)}, got {verb!r}")
@@ -54,6 +56,7 @@ def order_request(
         payload=given,
         content_type=content_type(given),
         time=time.time_ns() // 1_000_000,
+        command_id=command_id,
         who=who,
         step=step,
     )

@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,6 @@ def payload(_: click.Context, __: click.Parameter, text: str | None) -> bytes | 
         return data.strip()
     except ValueError as error:
         raise click.BadParameter(f"expected JSON, got {data[:60]!r}: {error}") from error
-
-
-def outcomes(client: Client, all_sent: list[Sent], wait: bool, timeout: float) -> list[Sent]:
-    """What became of each, where that is waited for."""
-    if not wait:
-        return all_sent
-    return [replace(sent, outcome=client.outcome(sent, timeout)) for sent in all_sent]
 
 
 def answer(all_sent: list[Sent], output: str) -> None:

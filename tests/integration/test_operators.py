@@ -1,10 +1,6 @@
 """An operator at work on real topics: orders from the command line and the client, and what they leave behind."""
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +9,7 @@ import pytest
 from kompensate.orchestrator import Context, Service, saga
 from kompensate.orchestrator.client import Client
 from kompensate.schemas.messages import Command
-from tests.fixtures.fix_shell import Shell
+from tests.fixtures.fix_shell import Background, Shell
 from tests.fixtures.stage import Answer, Order, Refund, Stage, refusing, silent_at
 from tests.fixtures.waiting import wait_until
 
@@ -44,29 +40,6 @@ def stage(kafka: str, topic_prefix: str) -> Iterator[Stage]:
 def client(stage: Stage) -> Iterator[Client]:
     with Client(stage.bootstrap, "shop", prefix=stage.prefix) as made:
         yield made
-
-
-Background = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def background() -> Iterator[Background]:
-    """Runs a command beside the test, which plays the worker meanwhile."""
-    with ExitStack() as ends:
-
-        def run(shell: Shell, *words: str) -> "subprocess.Popen[str]":
-            process = subprocess.Popen(
-                [sys.executable, "-Im", "kompensate.orchestrator.cli", *words],
-                env={**os.environ, **shell.environment},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            ends.enter_context(process)
-            ends.callback(process.kill)
-            return process
-
-        yield run
 
 
 def never_released(command: Command) -> Answer:
