@@ -30,7 +30,7 @@ ASKING = (
     "replay",
     "explain",
 )
-ORDERS = ("retry", "skip", "complete", "compensate", "close")
+ORDERS = ("retry", "skip", "complete", "compensate", "close", "hook")
 
 
 def run(*words: str, env: dict[str, str] | None = None) -> Result:
