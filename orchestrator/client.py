@@ -207,17 +207,14 @@ class Client:
 
         `step` is a step's name or number, `result` what a completed step gives. `outcome` says if it was rejected.
         """
-        asked = order_request(
-            verb,
-            saga_id,
-            who=who,
-            reason=reason,
-            source=self._source,
-            step=step,
-            result=result,
-            payloads=self._payloads,
-        )
-        return self.send([asked])[0]
+        return self.send([self.order_request(verb, saga_id, who=who, reason=reason, step=step, result=result)])[0]
+
+    def order_request(
+        self, verb: str, saga_id: str, *, who: str, reason: str, step: str | None = None, result: object = None
+    ) -> Request:
+        """An order, to `send` with others."""
+        about: dict[str, Any] = {"who": who, "reason": reason, "step": step, "result": result}
+        return order_request(verb, saga_id, source=self._source, payloads=self._payloads, **about)
 
     def request(self, type_: str, saga_id: str, reason: str = "") -> Request:
         """A request to cancel, pause or resume, to `send` with others."""

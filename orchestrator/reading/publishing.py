@@ -35,11 +35,11 @@ def followed(
     NotFound where the history's retention has removed it.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    told = _Told(looking)
+    values = Values()
     first = True
     for changes in following.follow([saga_id]):
         for found in changes:
-            yield from told.new(found)
+            yield from values.new(looking, found)
             if found.ended:
                 return
         if first and not changes and looking.runs(looking.partition(saga_id), saga_id):
@@ -50,17 +50,16 @@ def followed(
             raise TimedOut(f"saga {saga_id!r}: expected its end within {timeout:g} s, got none")
 
 
-class _Told:
-    """What of a saga was told already, by run and event."""
+class Values:
+    """What of a saga was handed on already, by run and event."""
 
-    def __init__(self, looking: Lookup) -> None:
-        self._looking = looking
+    def __init__(self) -> None:
         self._run: str | None = None
         self._events = 0
 
-    def new(self, found: Stored) -> Iterator[tuple[str, Any]]:
-        pages = self._looking.pages_in_time(found)
-        folded = fold(self._looking.topics.app, found.saga_id, pages, self._looking.payloads)
+    def new(self, looking: Lookup, found: Stored) -> Iterator[tuple[str, Any]]:
+        """What is new in `found`: the first time the newest of each name. Raises DamagedSaga, NotFound."""
+        folded = fold(looking.topics.app, found.saga_id, looking.pages_in_time(found), looking.payloads)
         run, told = self._run, self._events
         self._run, self._events = folded.state.run, folded.state.events
         if run is None:

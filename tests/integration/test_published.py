@@ -1,5 +1,6 @@
 """Published values on real topics: what stands, what comes, and what a saga that has ended has shown."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from kompensate.orchestrator import Context, saga
+from kompensate.orchestrator.async_client import AsyncClient
 from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.client_errors import NotFound, TimedOut
 from tests.fixtures.fix_shell import Shell
@@ -142,3 +144,49 @@ def test_the_command_follows_to_the_end(stage: Stage, client: Client, shell: She
 
     assert lines[0] == 'order  "1"'
     assert lines[-1] == 'progress  {"turn": 1, "half": 2}'
+
+
+def test_asyncio_programs_read_and_follow_as_well(stage: Stage) -> None:
+    """By the one thread that serves all who wait: nothing is left out, also over a run that goes on as a new one."""
+
+    async def work() -> None:
+        async with AsyncClient(stage.bootstrap, "shop", prefix=stage.prefix) as client:
+            with pytest.raises(NotFound, match="no saga 'o-1': expected one under way"):
+                await client.published("o-1")
+            with pytest.raises(TimedOut, match="got: it has not started"):
+                [value async for value in client.follow("o-1", timeout=0.2)]
+            await client.start("showing", Order("1", 2), saga_id="o-1")
+            await asyncio.to_thread(stage.play)
+            assert await client.published("o-1") == {"order": "1", "progress": at(0)}
+            assert await client.published("o-1", "order") == "1"
+            with pytest.raises(NotFound, match="expected a published value 'prog'"):
+                await client.published("o-1", "prog")
+
+            seen: list[tuple[str, Any]] = []
+
+            async def follow() -> None:
+                seen.extend([value async for value in client.follow("o-1", timeout=60)])
+
+            following = asyncio.ensure_future(follow())
+            first = client.follow("o-1")
+            assert [await anext(first), await anext(first)] == [("order", "1"), ("progress", at(0))]
+            for _ in range(3):
+                await client.signal("o-1", "next")
+                await asyncio.to_thread(stage.play)
+            await client.order("skip", "o-1", who="ann", reason="nothing is open")
+            await client.order("close", "o-1", who="ann", reason="enough")
+            await asyncio.to_thread(stage.play)
+            await following
+            assert (await client.result("o-1")).status == "failed"
+
+        rest = [
+            ("order", "1"),
+            ("progress", at(0, 1)),
+            ("progress", at(0)),
+            ("progress", at(1, 1)),
+            ("progress", at(1)),
+        ]
+        assert seen == [("order", "1"), ("progress", at(0)), ("progress", at(1, 1)), ("progress", at(1)), *rest]
+        await first.aclose()
+
+    asyncio.run(work())
