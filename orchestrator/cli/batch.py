@@ -67,10 +67,10 @@ class Batch:
         return chosen
 
     def _one(self, saga: Stored, time_ms: int) -> Chosen | None:
-        if not self._where.matches(self._app, saga, time_ms):
+        found = view(self._app, saga)
+        if not (self._where.by_header(saga) and self._where.by_view(found, time_ms)):
             self._alone["moved on meanwhile"] += 1
             return None
-        found = view(self._app, saga)
         reason = unfit(self._verb, found)
         step = the_step(found, self._step) if self._steps and not reason else None
         if self._steps and not reason and step is None:

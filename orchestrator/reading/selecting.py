@@ -75,9 +75,12 @@ class Filter:
         """Is it meant? `now` in ms since the epoch. A damaged saga has neither age nor steps."""
         if not self.by_header(saga):
             return False
+        return (self.older_than is None and not self.steps) or self.by_view(view(app, saga), now)
+
+    def by_view(self, found: SagaView, now: int) -> bool:
+        """Is it meant, by what only its events tell? For one that `by_header` lets through."""
         if self.older_than is None and not self.steps:
             return True
-        found = view(app, saga)
         if found.damaged:
             return False
         since = found.started_at if found.started_at is not None else found.updated_at
