@@ -1,4 +1,4 @@
-"""A worker, a hook and an operator, each a process: sagas that cannot go on are told, and helped on by hand."""
+"""Workers, one of them killed, and an operator at the command line: sagas that cannot go on are helped on by hand."""
 
 import json
 from collections.abc import Iterator
