@@ -8,6 +8,7 @@ Importing this costs nothing: only the standard library and the kernel are loade
 from kompensate.orchestrator.definitions.application import Application, Limit
 from kompensate.orchestrator.definitions.fromtopic import FromTopic, Incoming
 from kompensate.orchestrator.definitions.saga import Saga, saga
+from kompensate.orchestrator.definitions.schedule import Schedule
 from kompensate.orchestrator.definitions.steps import NOTHING, DefinitionError, Parallel, Scope, Step, SubSaga
 from kompensate.orchestrator.kernel.context import Context, Service
 from kompensate.orchestrator.kernel.errors import (
@@ -37,6 +38,7 @@ __all__ = [
     "Refuse",
     "RetryPolicy",
     "Saga",
+    "Schedule",
     "Scope",
     "Service",
     "Step",

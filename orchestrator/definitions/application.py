@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kompensate.orchestrator.definitions.firing import ScheduleSaga
 from kompensate.orchestrator.definitions.fromtopic import FromTopic
+from kompensate.orchestrator.definitions.keeping import check_saga
 from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
+from kompensate.orchestrator.definitions.schedule import Schedule
 from kompensate.orchestrator.definitions.steps import DefinitionError
 from kompensate.orchestrator.kernel.context import Service
 from kompensate.schemas.topics import check_name
@@ -37,6 +40,7 @@ class Application:
     ones follow the highest, those under way the one that they started with.
     `payloads` is how values become bytes (default: JSON); clients and participants are given the same.
     `intake` says which records of existing topics start or signal its sagas (`kompensate intake`).
+    `schedules` start sagas again and again; an empty list is for those that are created while it runs.
     Raises DefinitionError or ValueError.
     """
 
@@ -50,6 +54,7 @@ class Application:
         limits: Mapping[str, Limit] | None = None,
         payloads: "PayloadFormat | None" = None,
         intake: Sequence[FromTopic] = (),
+        schedules: Sequence[Schedule] | None = None,
     ) -> None:
         self.name = check_name("application", name)
         if partitions < 1:
@@ -68,6 +73,9 @@ class Application:
                 "give another version of it a version=… of its own"
             )
         self.sagas = {saga.name: saga for saga in sorted(sagas, key=lambda saga: saga.version)}
+        self.schedules = tuple(schedules or ())
+        if schedules is not None:
+            self._take_schedules()
         named = [str(service) for service in services]
         for saga in sagas:
             check_name("saga", saga.name)
@@ -85,3 +93,20 @@ class Application:
                     f"application {name!r}: expected FromTopic {mapping.topic!r} to start one of its sagas "
                     f"({', '.join(sorted(self.sagas))}), got {mapping.start!r}"
                 )
+
+    def _take_schedules(self) -> None:
+        """Schedules are kept by a saga of their own."""
+        names = [schedule.name for schedule in self.schedules]
+        if len(set(names)) != len(names):
+            raise DefinitionError(f"application {self.name!r}: expected each schedule's name once, got {names}")
+        keeper = ScheduleSaga(dict(self.sagas))
+        if keeper.name in self.sagas:
+            raise DefinitionError(
+                f"application {self.name!r}: expected no saga named {keeper.name!r} beside schedules, got one"
+            )
+        for schedule in self.schedules:
+            try:
+                check_saga(schedule, self.sagas)
+            except ValueError as error:
+                raise DefinitionError(str(error)) from error
+        self.sagas[keeper.name] = self.versions[keeper.name, keeper.version] = keeper

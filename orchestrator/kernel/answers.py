@@ -5,7 +5,7 @@ from kompensate.orchestrator.kernel import inputs as i
 from kompensate.orchestrator.kernel.errors import Rejected
 from kompensate.orchestrator.kernel.forward import advance, continue_undos, settle
 from kompensate.orchestrator.kernel.state import Call
-from kompensate.orchestrator.kernel.tables import CHILD, CallStatus, Status
+from kompensate.orchestrator.kernel.tables import ASK_CHILD, CHILD, CallStatus, Status
 from kompensate.orchestrator.kernel.turn import Turn
 from kompensate.orchestrator.kernel.undoing import hold_for_child, next_undo
 
@@ -82,12 +82,12 @@ def _child_undone(turn: Turn, call: Call, reply: i.ReplyArrived) -> None:
     if reply.command_id != call.forward_id:
         return
     number = call.made.number
-    if reply.outcome != "done":
+    if reply.outcome == "done" and not call.late:
+        turn.emit(e.LateReplyArrived(number, reply.outcome, reply.payload))
+    if reply.outcome != "done" or call.made.undo_type == ASK_CHILD:
         turn.emit(e.CallUndone(number))
         _after_undo(turn)
         return
-    if not call.late:
-        turn.emit(e.LateReplyArrived(number, reply.outcome, reply.payload))
     if turn.state.hold is None:
         hold_for_child(turn, call)
 

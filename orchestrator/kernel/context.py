@@ -213,7 +213,8 @@ class Context:
         """Start a saga of this application (it or its name); await it for the child's result.
 
         `saga_id` is the child's (default: derived from this saga and call). `on_close` says what becomes of it when
-        this saga turns back: `cancel` (it is cancelled, and waited for; the default) or `abandon`. With `detached`
+        this saga turns back: `cancel` (it is cancelled, and waited for; the default), `request_cancel` (the same, but
+        it may complete where it is past its pivot) or `abandon`. With `detached`
         the await gives the child's id at once, nobody waits for its end, and `abandon` is the default.
         The await raises StepFailed where the child was compensated, cancelled or failed, StepRefused where its id
         is another saga's.

@@ -57,9 +57,13 @@ ENDS = frozenset({Status.COMPLETED, Status.COMPENSATED, Status.CANCELLED, Status
 
 WORKER, CHILD = "(worker)", "(saga)"
 """Who does a call that is no participant's: no service can be named so."""
-CANCEL_CHILD, LET_GO_CHILD = "cancel", "cancel-detached"
-"""What undoes a child: cancelling it and waiting for its end, or without waiting."""
-ON_CLOSE = {"cancel": (CANCEL_CHILD, LET_GO_CHILD), "abandon": (None, None)}
+CANCEL_CHILD, ASK_CHILD, LET_GO_CHILD = "cancel", "request-cancel", "cancel-detached"
+"""What undoes a child: cancelling it and waiting for its end, whichever that is (ASK_CHILD), or without waiting."""
+ON_CLOSE = {
+    "cancel": (CANCEL_CHILD, LET_GO_CHILD),
+    "request_cancel": (ASK_CHILD, LET_GO_CHILD),
+    "abandon": (None, None),
+}
 """A child's `on_close` → what undoes it, where it is awaited and where it is detached."""
 VERBS = ("retry", "skip", "complete", "compensate", "close")
 """What an operator may order."""

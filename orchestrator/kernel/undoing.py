@@ -4,7 +4,7 @@ from json import dumps
 
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.state import Call
-from kompensate.orchestrator.kernel.tables import CHILD, LET_GO_CHILD, CallStatus
+from kompensate.orchestrator.kernel.tables import ASK_CHILD, CHILD, LET_GO_CHILD, CallStatus
 from kompensate.orchestrator.kernel.turn import Turn, child_id
 
 
@@ -42,7 +42,7 @@ def send_undo(turn: Turn, call: Call) -> None:
     """A compensation goes out; a child that is let go, or has ended since it was in doubt, needs no answer."""
     number, child = call.made.number, call.made.service == CHILD
     turn.emit(e.UndoSent(number))
-    if child and call.late == "done":
+    if child and call.late == "done" and call.made.undo_type != ASK_CHILD:
         hold_for_child(turn, call)
         return
     if not (child and call.late):

@@ -120,6 +120,27 @@ def test_a_child_that_ended_since_it_was_in_doubt(cached: bool, completed: bool)
     assert driven.told(CancelChild) == []
 
 
+@saga("lenient")
+async def lenient(ctx: Context, order: Order) -> str:
+    child = ctx.child(CHECKOUT, order, on_close="request_cancel")
+    await ctx.sleep(1)
+    await ctx.undo(child)
+    return "stopped"
+
+
+@pytest.mark.parametrize(("outcome", "late"), [("refused", []), ("done", ["LateReplyArrived"])])
+def test_a_child_that_may_complete_holds_nobody(cached: bool, outcome: str, late: list[str]) -> None:
+    """It is asked to cancel, and its end waited for: past its pivot it completes, and that is well too."""
+    driven = Driven(lenient, cached=cached, others=[CHECKOUT])
+    driven.start()
+    driven.wait(1_000)
+    assert len(driven.told(CancelChild)) == 1
+
+    decision = driven.child_ended(outcome, {"reason": "cancel"})
+
+    assert kinds(decision) == [*late, "CallUndone", "UndoEnded", "SagaCompleted"]
+
+
 def test_a_completed_child_is_not_cancelled(cached: bool) -> None:
     driven = driven_to_the_child(cached)
     driven.child_ended(value="shipped")
