@@ -11,8 +11,11 @@ import signal
 import threading
 import time
 from types import FrameType
+from typing import Any
 
+from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.definitions.application import Application
+from kompensate.orchestrator.definitions.schedule import SAGA, begun, said
 from kompensate.orchestrator.errors import Fatal
 from kompensate.orchestrator.kafka.log import KafkaLog
 from kompensate.orchestrator.local.steps import Steps
@@ -126,6 +129,7 @@ class Worker:
 
     def _run(self) -> None:
         self._check_topics()
+        self._declare_schedules()
         slot = claim_slot(group_of(self._application, self._settings), self._settings)
         logger.info("application %s, slot %s", self._application.name, slot.name)
         steps = Steps(self._application.limits, self._settings.step_threads)
@@ -155,6 +159,23 @@ class Worker:
             writer_of=watermark_writer,
             clock=self._clock,
         )
+
+    def _declare_schedules(self) -> None:
+        """Say to the sagas that keep the application's schedules what the code says. Raises ClientError."""
+        application, settings = self._application, self._settings
+        if not application.schedules:
+            return
+        options: dict[str, Any] = {"prefix": settings.prefix, "kafka": settings.kafka, "payloads": application.payloads}
+        with Client(settings.bootstrap, application.name, source="kompensate:worker", **options) as client:
+            requests = []
+            for schedule in application.schedules:
+                id_, hash_ = schedule.saga_id, schedule.hash
+                requests += [
+                    client.start_request(SAGA, begun(schedule, hash_), saga_id=id_),
+                    client.signal_request(id_, SAGA, said("declare", schedule, declared=hash_)),
+                ]
+            client.send(requests)
+        logger.info("declared %d schedules", len(application.schedules))
 
     def _check_topics(self) -> None:
         drifts = TopicAdmin(self._application, self._settings).check()

@@ -12,7 +12,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from kompensate.compose.local.stack import Stack
-from kompensate.orchestrator import Application, Context, FromTopic, Saga, Scope, Service, Step, StepRefused, saga
+from kompensate.orchestrator import (
+    Application,
+    Context,
+    FromTopic,
+    Saga,
+    Scope,
+    Service,
+    Step,
+    StepRefused,
+    saga,
+)
 from kompensate.orchestrator.async_client import AsyncClient
 from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.kernel.events import CallUndone

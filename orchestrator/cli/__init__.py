@@ -30,6 +30,7 @@ VERBS = {
     "compensate": ("kompensate.orchestrator.cli.orders:compensate", "Undo a saga, also past its pivot."),
     "close": ("kompensate.orchestrator.cli.orders:close", "End a saga as failed, undoing nothing."),
     "hook": ("kompensate.orchestrator.cli.hook:hook", "Tell a URL or topic of sagas that are held or have failed."),
+    "schedule": ("kompensate.orchestrator.cli.schedule:schedule", "Start sagas again and again."),
     "list": ("kompensate.orchestrator.cli.listing:list_sagas", "List sagas, by status, type or hold."),
     "show": ("kompensate.orchestrator.cli.show:show", "Show where a saga stands and what it waits for."),
     "explain": ("kompensate.orchestrator.cli.explain:explain", "Say why a saga is not moving, and what would."),

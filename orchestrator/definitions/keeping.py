@@ -73,6 +73,7 @@ def take(kept: Kept, value: Any, now: int, *, busy: bool, sagas: Sagas) -> None:
     """What the signal says, at time `now`; `busy`: does a firing run? What cannot be done stands in `refused`."""
     from kompensate.schemas import payloads  # noqa: PLC0415  # as in `schedule`
 
+    kept.refused = ""
     try:
         said = payloads.decode(payloads.encode(value), Said)
         if said.verb in ("create", "declare", "update"):
@@ -102,7 +103,7 @@ def _define(kept: Kept, said: Said, now: int, sagas: Sagas) -> None:
     check_saga(schedule, sagas)
     if said.verb == "declare":
         kept.declared = said.declared
-    kept.schedule, kept.deleted, kept.refused = schedule, False, ""
+    kept.schedule, kept.deleted = schedule, False
     kept.next = calendar.following(schedule, now)
 
 

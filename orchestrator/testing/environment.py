@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
+from kompensate.orchestrator.definitions.schedule import SAGA as SCHEDULE
+from kompensate.orchestrator.definitions.schedule import begun
 from kompensate.orchestrator.kernel.context import Service
 from kompensate.orchestrator.ports import OutRecord
 from kompensate.orchestrator.testing.answers import Script
@@ -124,6 +126,14 @@ class SagaTest:
         found = saga_id or f"{name}-{len(self._stories) + 1}"
         self.ask(START, found, saga_type=name, payload=input, delay=delay)
         return self.saga(found)
+
+    def schedule(self, name: str) -> SagaHandle:
+        """Begin a schedule that the application declares. It fires for ever: drive on with `advance`."""
+        names = [schedule.name for schedule in self.application.schedules]
+        if name not in names:
+            raise ValueError(f"schedule: expected one that the application declares ({', '.join(names)}), got {name!r}")
+        found = self.application.schedules[names.index(name)]
+        return self.start(SCHEDULE, begun(found, found.hash), saga_id=found.saga_id)
 
     def saga(self, saga_id: str) -> SagaHandle:
         """The saga of that id, also one that is not there yet, or that others started."""

@@ -168,7 +168,10 @@ WRONG: list[tuple[list[Any], str]] = [
     ([SHIP, SubSaga("late", dispatch)], "expected nothing that may fail after the pivot 'ship', got a saga"),
     ([SubSaga("early", dispatch)], "expected saga 'dispatch' to take Order, got Parcel: give a make callable"),
     ([SubSaga("what", Order)], "step 'what': expected a saga, got type"),
-    ([SubSaga("how", CHECKOUT, on_close="explode")], "on_close: expected one of ('cancel', 'abandon'), got 'explode'"),
+    (
+        [SubSaga("how", CHECKOUT, on_close="explode")],
+        "on_close: expected one of ('cancel', 'request_cancel', 'abandon'), got 'explode'",
+    ),
     (["reserve"], "saga 'wrong': expected Step, SubSaga or Parallel, got str"),
     ([SHIP, CHARGE], "expected a retriable step after the pivot 'ship', got compensatable"),
 ]
