@@ -17,6 +17,7 @@ from kompensate.orchestrator import (
     Context,
     FromTopic,
     Saga,
+    Schedule,
     Scope,
     Service,
     Step,
@@ -135,6 +136,15 @@ mapped = Application(
             input=lambda record: True,
             when=lambda record: record.headers.get("kind") == b"settled",
         ),
+    ],
+)
+
+timed = Application(
+    "shop",
+    [written],
+    schedules=[
+        Schedule("nightly", written, Order("o", 1), cron="0 3 * * *", timezone="Europe/Zurich", jitter=60),
+        Schedule("probe", "written", interval=60, overlap="BUFFER_ONE", catchup_window=3_600),
     ],
 )
 

@@ -24,7 +24,7 @@ from kompensate.orchestrator.client_errors import NotFound
 from kompensate.orchestrator.definitions.schedule import OVERLAPS, SAGA, Schedule, begun, saga_id_of, said
 from kompensate.orchestrator.definitions.steps import DefinitionError
 from kompensate.orchestrator.reading.lookup import Lookup
-from kompensate.orchestrator.reading.status import SagaView
+from kompensate.orchestrator.reading.status import SagaView, view
 from kompensate.schemas import payloads
 from kompensate.schemas.messages import Request
 
@@ -199,10 +199,9 @@ def list_schedules(output: str, cluster: Cluster) -> None:
     """List schedules: when they fire next, and what came of the last."""
     with asking.lookup(cluster) as lookup:
         stored = [saga for saga in lookup.all() if saga.header.definition == SAGA and not saga.ended]
-        views = [lookup.view(saga.saga_id) for saga in stored]
-    shown = [status_json(view) for view in views if view.published.get(SAGA)]
-    shown = sorted((each for each in shown if not each["deleted"]), key=lambda each: each["name"])
-    _print(shown, output)
+    views = [view(cluster.app, saga, payloads=cluster.payloads) for saga in stored]
+    shown = [status_json(each) for each in views if each.published.get(SAGA)]
+    _print(sorted((each for each in shown if not each["deleted"]), key=lambda each: str(each["name"])), output)
 
 
 @schedule.command("show", epilog=EPILOG)
@@ -225,10 +224,12 @@ def show(name: str, output: str, cluster: Cluster) -> None:
     print_table(card)
 
 
-def status_json(view: SagaView) -> dict[str, Any]:
+def status_json(found: SagaView) -> dict[str, Any]:
     """A schedule as JSON: what it publishes, and whether its saga is held."""
-    status: dict[str, Any] = view.published[SAGA]
-    return {"name": status["schedule"]["name"], "hold": view.hold_reason or view.hold, **status}
+    status = found.published[SAGA]
+    if not isinstance(status, dict):
+        raise click.UsageError(f"saga {found.saga_id!r}: expected to read what it publishes, got {status}")
+    return {"name": status["schedule"]["name"], "hold": found.hold_reason or found.hold, **status}
 
 
 def _print(shown: list[dict[str, Any]], output: str) -> None:
@@ -279,16 +280,16 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 def _status(lookup: Lookup, name: str, *, missing_is_fine: bool = False) -> dict[str, Any] | None:
     """What the schedule publishes. Raises NotFound."""
     try:
-        view = lookup.view(saga_id_of(name))
+        found = lookup.view(saga_id_of(name))
     except NotFound:
         if missing_is_fine:
             return None
         raise
-    if not view.published.get(SAGA):
+    if not found.published.get(SAGA):
         if missing_is_fine:
             return None
-        raise NotFound(f"no schedule {name!r}: saga {view.saga_id!r} is {view.shown_status}")
-    return status_json(view)
+        raise NotFound(f"no schedule {name!r}: saga {found.saga_id!r} is {found.shown_status}")
+    return status_json(found)
 
 
 @contextmanager

@@ -10,12 +10,12 @@ firings are dealt with follows from when the saga looks:
     TERMINATE_OTHER  the same without waiting for its end: a saga is never cut off without undoing
     ALLOW_ALL        children are let go: nobody waits for them, so nothing is ever in the way
 
-A run ends whenever nothing runs: its history is one firing.
+A run ends whenever nothing runs: its history is one firing. What is changed here has to replay the runs that are under
+way, or to become another version of the definition.
 """
 
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import asdict
 from typing import Any
 
 from kompensate.orchestrator.definitions import calendar
@@ -71,7 +71,7 @@ class _Keeper:
         self._sagas = sagas
         self._told: Operation | None = None
         self._timer: Operation | None = None
-        self._timer_for: int | None = None
+        self._timer_for = (0, 0)
         self._running: dict[str, Operation] = {}
         self._stopping: dict[str, Operation] = {}
         self._due = False
@@ -101,7 +101,7 @@ class _Keeper:
             take(kept, said, ctx.now(), busy=not self.idle, sagas=self._sagas)
         due = self._timer is not None and self._timer.settled
         if due:
-            self._due, self._timer, self._timer_for = self._timer_for == kept.next, None, None
+            self._due, self._timer = self._timer_for[0] == kept.next, None
         ended = self._note_ended()
         return told and not due and not ended
 
@@ -148,9 +148,10 @@ class _Keeper:
             when = kept.next
         if when is None:
             self._timer = None  # one that was set ends unheard
-        elif self._timer is None or self._timer_for != when:
-            until = calendar.jittered(kept.schedule, when) if when == kept.next else when
-            self._timer, self._timer_for = self._ctx.sleep(max(0, until - self._ctx.now()) / 1000), when
+            return
+        until = calendar.jittered(kept.schedule, when) if when == kept.next else when
+        if self._timer is None or self._timer_for != (when, until):
+            self._timer, self._timer_for = self._ctx.sleep(max(0, until - self._ctx.now()) / 1000), (when, until)
 
     # -- firing
 
@@ -251,7 +252,7 @@ class _Keeper:
         if not self._off and kept.next is not None:
             upcoming = calendar.text(calendar.jittered(schedule, kept.next))
         shown = {
-            "schedule": asdict(schedule),
+            "schedule": schedule,
             "next": upcoming,
             "last": kept.last,
             "running": [*self._running, *self._stopping],

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from kompensate.orchestrator import Application, DefinitionError, Schedule
+from kompensate.schemas.encryption import AesGcm
+from kompensate.schemas.formats import Owner, PayloadFormat
 from tests.fixtures.driving import APP, SERVICES
 from tests.fixtures.timekeeping import BEGIN, HOUR, SAGAS, Job, Timekeeper, app, at, report, shipment
 
@@ -80,3 +82,19 @@ def test_a_saga_that_is_gone_holds_its_schedule() -> None:
     keeper.step(keeper.request("kompensate.resume", "schedule:hourly"))
     keeper.run_until("2026-11-20T14:00")
     assert keeper.ids == ["hourly:2026-11-20T13:00:00Z", "hourly:2026-11-20T14:00:00Z"]
+
+
+def test_payloads_that_are_encrypted() -> None:
+    """What a schedule keeps, shows and starts goes through the application's format."""
+    schedule = Schedule("hourly", report, Job(), interval=HOUR)
+    format_ = PayloadFormat([AesGcm({"k": bytes(32)}, write="k")])
+    application = Application(APP, SAGAS, services=SERVICES, partitions=1, schedules=[schedule], payloads=format_)
+    keeper = Timekeeper(application, at(BEGIN), crash=True)
+    keeper.declare(schedule)
+
+    keeper.run_until("2026-11-20T15:00")
+
+    assert len(keeper.ids) == 3
+    shown = keeper.folded("schedule:hourly").published["schedule"]
+    assert b"hourly" not in shown
+    assert format_.decode(shown, dict, Owner(APP, "schedule:hourly"))["fired"] == 3

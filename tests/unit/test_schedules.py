@@ -10,6 +10,7 @@ import pytest
 from kompensate.orchestrator import Schedule
 from kompensate.orchestrator.definitions import calendar
 from kompensate.orchestrator.definitions.schedule import OVERLAPS
+from kompensate.orchestrator.kernel import context
 from tests.fixtures.timekeeping import BEGIN, DAY, HOUR, Job, Timekeeper, app, at, doomed, report, shipment
 
 
@@ -84,6 +85,7 @@ def test_jitter_delays_each_by_its_own_part(crash: bool) -> None:
     assert len(set(delays)) > 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_firings_are_those_of_a_plain_enumeration(seed: int) -> None:
     """Whatever is declared and whenever workers die: the firings are the calendar's, each once and in order."""
@@ -181,15 +183,16 @@ def test_allow_all(crash: bool) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("overlap", ["BUFFER_ALL", "CANCEL_OTHER", "TERMINATE_OTHER"])
-def test_firings_that_always_overlap_do_not_grow_the_history(overlap: str) -> None:
+def test_firings_that_always_overlap_do_not_grow_the_history(overlap: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is never a time at which nothing runs: a run ends all the same."""
+    monkeypatch.setattr(context, "EVENTS_SUGGESTED", 100)
     keeper = kept(Schedule("slow", shipment, Job(61), cron="* * * * *", overlap=overlap))
 
-    keeper.run_until("2026-11-21T03:00")
+    keeper.run_until("2026-11-20T14:00")
 
-    assert len(keeper.ids) > 400
-    assert keeper.folded("schedule:slow").run.count(".") > 1
-    assert keeper.folded("schedule:slow").events < 2_300
+    assert len(keeper.ids) > 55
+    assert int(keeper.folded("schedule:slow").run.split(".")[2]) > 1
+    assert keeper.folded("schedule:slow").events < 130
 
 
 def test_a_firing_that_fails_does_not_stop_the_next(crash: bool) -> None:
@@ -345,17 +348,19 @@ def test_a_declaration_counts_when_it_changes(crash: bool) -> None:
 
 
 @pytest.mark.slow
-def test_thousands_of_signals_are_no_runs_within_runs() -> None:
-    """Kept while the schedule was held, they come all at once."""
+def test_many_signals_are_no_runs_within_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kept while the schedule was held, they come all at once: a run that ends for them lets others have their turn."""
+    monkeypatch.setattr(context, "EVENTS_SUGGESTED", 100)
     keeper = kept(Schedule("daily", report, Job(), cron="0 0 * * *"))
     keeper.step(keeper.request("kompensate.pause", "schedule:daily"))
-    for number in range(3_000):
+    for number in range(150):
         keeper.say("daily", "pause", reason=str(number))
     keeper.step(keeper.request("kompensate.resume", "schedule:daily"))
+    assert keeper.folded("schedule:daily").run.count(".") == 1
     keeper.run_until(keeper.now)
 
-    assert keeper.status("daily")["paused"] == "2999"
-    assert keeper.folded("schedule:daily").events < 3_000
+    assert keeper.status("daily")["paused"] == "149"
+    assert int(keeper.folded("schedule:daily").run.split(".")[2]) > 1
 
 
 def shifted(following: Callable[[Schedule, int], int], by: int, schedule: Schedule, after: int) -> int:
