@@ -21,8 +21,8 @@ from kompensate.orchestrator.cli.output import compact, output_option, print_jso
 from kompensate.orchestrator.cli.output import name as name_callback
 from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.client_errors import NotFound
+from kompensate.orchestrator.definitions.keeping import check_saga
 from kompensate.orchestrator.definitions.schedule import OVERLAPS, SAGA, Schedule, begun, saga_id_of, said
-from kompensate.orchestrator.definitions.steps import DefinitionError
 from kompensate.orchestrator.reading.lookup import Lookup
 from kompensate.orchestrator.reading.status import SagaView, view
 from kompensate.schemas import payloads
@@ -97,7 +97,7 @@ def create(name: str, waiting: Waiting, cluster: Cluster, saga: str, input_: byt
       kompensate schedule create nightly report --app-name shop --cron '0 3 * * *' --timezone Europe/Zurich
       kompensate schedule create probe check --app-name shop --interval 60 --overlap BUFFER_ONE --input '{"deep": true}'
     """
-    made = _made(name=name, saga=saga, input=payloads.decode(input_, Any), **_given(given))
+    made = _made(cluster, name=name, saga=saga, input=payloads.decode(input_, Any), **_given(given))
     with asking.client(cluster) as client:
         found = _status(client.lookup, name, missing_is_fine=True)
         if found is not None and not found["deleted"]:
@@ -130,7 +130,7 @@ def update(name: str, waiting: Waiting, cluster: Cluster, saga: str | None, inpu
     with asking.client(cluster) as client:
         found = _status(client.lookup, name)
         assert found is not None
-        _ask(client, waiting, name, "update", _made(**{**found["schedule"], **changes}))
+        _ask(client, waiting, name, "update", _made(cluster, **{**found["schedule"], **changes}))
 
 
 @asks
@@ -266,11 +266,15 @@ def _note(status: dict[str, Any]) -> str:
     return str(status["last_failure"])
 
 
-def _made(**fields: Any) -> Schedule:
+def _made(cluster: Cluster, **fields: Any) -> Schedule:
+    """The schedule, checked against the code where that was given. Raises click.UsageError."""
     try:
-        return Schedule(**fields)
-    except DefinitionError as error:
+        made = Schedule(**fields)
+        if cluster.application is not None:
+            check_saga(made, cluster.application.sagas)
+    except ValueError as error:
         raise click.UsageError(str(error)) from error
+    return made
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from kompensate.orchestrator.definitions import calendar
 from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
-from kompensate.orchestrator.definitions.schedule import Schedule
+from kompensate.orchestrator.definitions.schedule import SAGA, Schedule
 
 WAITING_MAX = 1_000
 """Triggers, and ranges of backfills, that wait for their turn: they stand in the run's input."""
@@ -57,8 +57,8 @@ def check_saga(schedule: Schedule, sagas: Sagas) -> None:
     """Raises ValueError for a schedule of a saga that is not there, or that cannot read its input."""
     from kompensate.schemas import payloads  # noqa: PLC0415  # as in `schedule`
 
-    if schedule.saga not in sagas:
-        names = ", ".join(sorted(sagas)) or "none"
+    if schedule.saga not in sagas or schedule.saga == SAGA:
+        names = ", ".join(sorted(name for name in sagas if name != SAGA)) or "none"
         raise ValueError(
             f"schedule {schedule.name!r}: expected a saga of this application ({names}), got {schedule.saga!r}"
         )

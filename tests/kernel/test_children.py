@@ -141,6 +141,28 @@ def test_a_child_that_may_complete_holds_nobody(cached: bool, outcome: str, late
     assert kinds(decision) == [*late, "CallUndone", "UndoEnded", "SagaCompleted"]
 
 
+@saga("giving-up")
+async def giving_up(ctx: Context, order: Order) -> None:
+    try:
+        await ctx.child(CHECKOUT, order, on_close="request_cancel", timeout=1)
+    except StepInDoubt:
+        await ctx.sleep(5)
+    raise FailSaga("it took too long")
+
+
+def test_a_child_that_completed_while_in_doubt_holds_nobody_either(cached: bool) -> None:
+    """It was given up, and has completed before its parent turned back: there is nobody left to ask."""
+    driven = Driven(giving_up, cached=cached, others=[CHECKOUT])
+    driven.start()
+    driven.wait(1_000)
+    assert kinds(driven.child_ended()) == ["LateReplyArrived"]
+
+    decision = driven.wait(5_000)
+
+    assert kinds(decision) == ["SleepEnded", "CompensationStarted", "UndoSent", "CallUndone", "SagaFailed"]
+    assert driven.told(CancelChild) == []
+
+
 def test_a_completed_child_is_not_cancelled(cached: bool) -> None:
     driven = driven_to_the_child(cached)
     driven.child_ended(value="shipped")

@@ -224,3 +224,33 @@ def test_a_dead_broker_is_exit_code_5(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_durations_are_short(ms: int, text: str) -> None:
     """Two units at most, whatever the length."""
     assert duration(ms) == text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--cron", "0 0 31 2 *"), "schedule 'daily': expected a cron expression"),
+        (("--interval", "60", "--input", "{"), "expected JSON"),
+        (("--interval", "60", "--overlap", "sometimes"), "'sometimes' is not one of"),
+        (
+            ("--interval", "60", "--app", "tests.fixtures.schedule_app:app"),
+            "a saga of this application (tick), got",
+        ),
+    ],
+    ids=str,
+)
+def test_a_schedule_that_cannot_be_is_not_sent(words: tuple[str, ...], said: str) -> None:
+    """What the code or the calendar refuses is wrong usage, before Kafka is asked."""
+    app = () if "--app" in words else ("--app-name", "ticks")
+    result = run("schedule", "create", "daily", "nobody", *app, *words, env={"KOMPENSATE_BOOTSTRAP": "127.0.0.1:1"})
+
+    assert result.exit_code == 2, result.output
+    assert said in result.output
+
+
+def test_a_backfills_times_have_zones() -> None:
+    result = run(
+        "schedule", "backfill", "daily", "--app-name", "ticks", "--from", "2026-11-01", "--until", "2026-11-02"
+    )
+
+    assert (result.exit_code, "expected a time with a zone" in result.output) == (2, True)
