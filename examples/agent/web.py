@@ -27,7 +27,8 @@ def routes(sagas: Sagas) -> list[Route]:
         task_id, turn = request.path_params["task_id"], request.path_params["turn"]
         verdict: Verdict = await body(request, Verdict)
         # The first verdict on a turn counts: one that comes again, or from somebody else, has the same id.
-        outcome = await sagas.signal(task_id, f"approval-{turn}", verdict, signal_id=f"{task_id}/{turn}")
+        sent = await sagas.signal(task_id, f"approval-{turn}", verdict, signal_id=f"{task_id}/{turn}")
+        outcome = await sagas.outcome(sent)
         if not outcome.accepted:
             return JSONResponse({"error": f"too late: {outcome.reason}"}, 409)
         return JSONResponse({"task": f"/tasks/{task_id}"}, 202)

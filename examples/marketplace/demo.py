@@ -5,6 +5,7 @@
 
 import sys
 import time
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -33,8 +34,7 @@ def parts() -> Parts:
 
 def order(ground: Ground, placed: Order) -> None:
     """A customer orders, and gets as far as the payment."""
-    fields = ("order_id", "sku", "quantity", "cents")
-    ask(ground, "/orders", {name: getattr(placed, name) for name in fields})
+    ask(ground, "/orders", asdict(placed))
     wait_for(ground, placed.order_id, "waits for payment")
 
 

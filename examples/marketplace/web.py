@@ -31,7 +31,8 @@ def routes(sagas: Sagas) -> list[Route]:
     async def pay(request: Request) -> JSONResponse:
         payment: Payment = await body(request, Payment)
         # Providers tell it again until they get their 200: the payment's id makes the repetitions harmless.
-        await sagas.signal(payment.order_id, "payment", payment, signal_id=payment.payment_id)
+        sent = await sagas.signal(payment.order_id, "payment", payment, signal_id=payment.payment_id)
+        await sagas.outcome(sent)
         saga = await sagas.view(payment.order_id)
         if saga.status not in ("running", "completed"):
             return JSONResponse({"error": f"order {payment.order_id} is {saga.status}: {saga.reason}"}, 409)
