@@ -51,7 +51,9 @@ async def assistant(ctx: Context, task: Task) -> str:
                 notes = (*notes, Note(thought.tool, thought.argument, f"denied by {verdict.by}"))
                 continue
         ctx.publish("status", f"calls {call}")
-        said = await ctx.run(use, thought.tool, thought.argument, at_most_once=True, reconcile=find_call)
+        said = await ctx.run(
+            use, thought.tool, thought.argument, step=thought.tool, at_most_once=True, reconcile=find_call
+        )
         notes = (*notes, Note(thought.tool, thought.argument, said))
     raise FailSaga(f"no answer after {TURNS_MAX} thoughts")
 

@@ -26,6 +26,7 @@ def routes(sagas: Sagas) -> list[Route]:
     async def decide(request: Request) -> JSONResponse:
         task_id, turn = request.path_params["task_id"], request.path_params["turn"]
         verdict: Verdict = await body(request, Verdict)
+        await sagas.view(task_id)  # 404 where there is no such task: a signal would be kept for one to come
         # The first verdict on a turn counts: one that comes again, or from somebody else, has the same id.
         sent = await sagas.signal(task_id, f"approval-{turn}", verdict, signal_id=f"{task_id}/{turn}")
         outcome = await sagas.outcome(sent)

@@ -30,6 +30,7 @@ def routes(sagas: Sagas) -> list[Route]:
 
     async def pay(request: Request) -> JSONResponse:
         payment: Payment = await body(request, Payment)
+        await sagas.view(payment.order_id)  # 404 where nobody placed it: a signal would be kept for who does later
         # Providers tell it again until they get their 200: the payment's id makes the repetitions harmless.
         sent = await sagas.signal(payment.order_id, "payment", payment, signal_id=payment.payment_id)
         await sagas.outcome(sent)

@@ -46,6 +46,7 @@ def test_killed_between_charge_and_warehouse(open_ground: OpenGround) -> None:
     assert ask(ground, "/orders", {"order_id": "o-1", "sku": "lamp"})[0] == 400
     assert ask(ground, "/orders", {**asdict(order), "order_id": "o 1"})[0] == 400
     assert ask(ground, "/orders/o-1")[0] == 404
+    assert marketplace.pay(ground, "o-1")[0] == 404
     marketplace.kill_after_payment(ground, order)
     assert marketplace.rows(ground, "warehouse", "SELECT * FROM parcel") == []
 
