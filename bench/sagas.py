@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kompensate.orchestrator import Application, Saga, Service, Step
+from kompensate.orchestrator import Application, Context, Saga, Service, Step, saga
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,5 +66,21 @@ CHECKOUT = Saga(
     ],
 )
 STEPS = len(CHECKOUT.steps)
+LOCAL_STEPS = 50
 
-APPLICATION = Application("bench", [CHECKOUT], partitions=4)
+
+def nothing(number: int) -> int:
+    """A local step that takes no time of its own."""
+    return number + 1
+
+
+@saga("errands")
+async def errands(ctx: Context, _: Order) -> int:
+    """Local steps, one after the other."""
+    number = 0
+    for _ in range(LOCAL_STEPS):
+        number = await ctx.run(nothing, number)
+    return number
+
+
+APPLICATION = Application("bench", [CHECKOUT, errands], partitions=4)

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 from sqlalchemy import Connection
 
 from kompensate.outbox.tables import INBOX, OUTBOX
-from kompensate.outbox.writer import COLUMNS, RECORD, VALUES, Row, as_json, write
+from kompensate.outbox.writer import COLUMNS, RECORD, VALUES, Row, as_json, sqlite_cursor, write
 
 State: TypeAlias = Literal["claimed", "answered", "cancelled", "deferred"]
 
@@ -72,7 +72,8 @@ def claim(connection: Connection, consumer: str, command_ids: Iterable[str]) -> 
     """
     ids = sorted(set(command_ids))  # one order for all, so that two groups seldom wait for each other
     if connection.dialect.name == "sqlite":
-        fresh = {i for i in ids if connection.exec_driver_sql(_CLAIM_SQLITE, (consumer, i)).rowcount}
+        cursor = sqlite_cursor(connection)
+        fresh = {i for i in ids if cursor.execute(_CLAIM_SQLITE, (consumer, i)).rowcount}
     else:
         fresh = set(connection.exec_driver_sql(_CLAIM, (consumer, ids)).scalars())
     book: dict[str, Entry | None] = dict.fromkeys(fresh)
@@ -94,6 +95,7 @@ def answer(connection: Connection, consumer: str, replies: Sequence[Row], settle
     ids = list(settled)
     if connection.dialect.name == "sqlite":
         write(connection, replies)
+        cursor = sqlite_cursor(connection)
         for row in replies:
             if row.ce_causationid in ids:
                 known = (
@@ -104,7 +106,7 @@ def answer(connection: Connection, consumer: str, replies: Sequence[Row], settle
                     consumer,
                     row.ce_causationid,
                 )
-                connection.exec_driver_sql(_ANSWER_SQLITE, known)
+                cursor.execute(_ANSWER_SQLITE, known)
     elif not ids:
         write(connection, replies)
     else:
@@ -126,7 +128,7 @@ def _read(connection: Connection, consumer: str, ids: list[str]) -> dict[str, En
     rows: list[Any] = []
     if connection.dialect.name == "sqlite":
         for command_id in ids:
-            rows.extend(connection.exec_driver_sql(_READ_SQLITE, (consumer, command_id)))
+            rows.extend(sqlite_cursor(connection).execute(_READ_SQLITE, (consumer, command_id)))
     else:
         rows.extend(_execute_unprepared(connection, _READ, (consumer, ids)).fetchall())
     return {row[0]: Entry(*row[1:]) for row in rows}

@@ -162,7 +162,7 @@ class Relay:
         Raises Disconnected, Misconfigured, Undeliverable.
         """
         while not self._stopping():
-            self._step()
+            self.step()
         self._drain()
 
     def publish(self, mapping: Mapping, rows: Iterable[Sequence[bytes | None]]) -> bool:
@@ -184,7 +184,8 @@ class Relay:
             self._confirm()
         return True
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """One turn of the loop: what the slot has, then the broker's answers, then what can be confirmed."""
         if len(self._open) >= self._limits.transactions_max:
             self._answers(self._limits.ack_wait)
             self._confirm()

@@ -4,7 +4,9 @@ A `Row` is a Kafka record to be. Rows go in by one statement, however many.
 """
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection
@@ -40,6 +42,7 @@ class Row:
 
 _NAMES = tuple(field.name for field in fields(Row))
 COLUMNS = ", ".join(f'"{name}"' for name in _NAMES)
+_OTHERS = attrgetter(*_NAMES[1:])
 _OTHER_TYPES = {"id": "uuid", "partition": "integer"}
 
 # One parameter of JSON costs the client a third of what arrays of sixteen columns do (measured). The payload is base64.
@@ -62,9 +65,14 @@ def write(connection: Connection, rows: Sequence[Row]) -> None:
         if row.payload is not None and len(row.payload) > PAYLOAD_BYTES_WARN:
             check_size(row.payload, row.type)
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(_INSERT_SQLITE, [(str(row.id), *astuple(row)[1:]) for row in rows])
+        sqlite_cursor(connection).executemany(_INSERT_SQLITE, [(str(row.id), *_OTHERS(row)) for row in rows])
     else:
         connection.exec_driver_sql(INSERT, (as_json(rows),))
+
+
+def sqlite_cursor(connection: Connection) -> Any:
+    """The driver's own, in the same transaction: SQLAlchemy costs a statement five times what SQLite does."""
+    return connection.connection.cursor()
 
 
 def as_json(rows: Sequence[Row]) -> str:

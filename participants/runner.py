@@ -80,7 +80,9 @@ class Runner:
         *,
         chore: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
+        self._uniform = uniform
         self._source = source
         self._grave = grave
         self._handle_group = handle
@@ -99,14 +101,22 @@ class Runner:
 
     def run(self) -> None:
         """Loop until stopped, then commit offsets and leave the group. Raises what cannot be waited for."""
-        self._source.open(self._leaving)
+        self.open()
         try:
             while not self._stopping.is_set():
                 self.turn()
         finally:
-            self._commit(wait=True)
-            self._source.close()
-            self._grave.close()
+            self.close()
+
+    def open(self) -> None:
+        """Join the group; then `turn`, again and again."""
+        self._source.open(self._leaving)
+
+    def close(self) -> None:
+        """Commit offsets and leave the group."""
+        self._commit(wait=True)
+        self._source.close()
+        self._grave.close()
 
     def turn(self) -> None:
         """One round: what is due again and what has arrived, as one group; then the offsets, when they are due."""
@@ -115,11 +125,11 @@ class Runner:
         group = self._take_due(now)
         room = min(self._settings.group_max - len(group), self._settings.waiting_max - self._waiting_count())
         if room > 0:
-            timeout = 0.0 if group else self._idle_seconds(now)
+            timeout = 0.0 if group else self.idle_seconds()
             records = self._source.poll(room, timeout)
             group.extend(self._take(record) for record in records)
         elif not group:
-            self._source.rest(self._idle_seconds(now))
+            self._source.rest(self.idle_seconds())
         if group:
             fault("participant.after_poll")
             self._handle(group)
@@ -219,7 +229,7 @@ class Runner:
         limit = self._settings.undone_max if len(group.parcels) > 1 else self._settings.undone_alone_max
         log.warning("group of %d undone (%d of %d): %s", len(group.parcels), group.undone, limit, error)
         if group.undone < limit:
-            self._pause(self._settings.undone_backoff(group.undone) * random.uniform(0.5, 1.5))  # noqa: S311 not a secret
+            self._pause(self._settings.undone_backoff(group.undone) * self._uniform(0.5, 1.5))
             return [group]
         if len(group.parcels) > 1:
             half = len(group.parcels) // 2
@@ -252,7 +262,7 @@ class Runner:
         if not lane or lane[0] is not parcel:
             lane.append(parcel)
         seconds = self._settings.outage_seconds_max if outage else self._settings.retry_backoff(parcel.tries)
-        parcel.due = self._clock() + seconds * random.uniform(0.8, 1.2)  # noqa: S311 not a secret
+        parcel.due = self._clock() + seconds * self._uniform(0.8, 1.2)
 
     def _leaving(self, places: Sequence[Place], commit: bool) -> None:
         """Partitions go to another member: commit what is settled if that is allowed, and forget the rest."""
@@ -298,7 +308,9 @@ class Runner:
         while not self._stopping.is_set() and self._clock() < until:
             self._source.rest(min(self._settings.rest_seconds_min, until - self._clock()))
 
-    def _idle_seconds(self, now: float) -> float:
+    def idle_seconds(self) -> float:
+        """How long there is nothing to do but for new records, in seconds; at most `poll_seconds`."""
+        now = self._clock()
         due = min((lane[0].due for lane in self._waiting.values()), default=now + 60)
         uncommitted = any(progress.next > progress.committed for progress in self._progress.values())
         commit = self._commit_due if uncommitted else now + 60

@@ -2,11 +2,13 @@
 
 `KOMPENSATE_FAULT=worker.before_commit:kill:3` kills the process with SIGKILL the third time that the
 point is passed; `stop` instead of `kill` pauses it (SIGSTOP), `raise` raises InjectedFault. Several are
-separated by commas.
+separated by commas. A simulator in the same process is told of every point instead, by `observe`.
 """
 
 import os
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 VARIABLE = "KOMPENSATE_FAULT"
 
@@ -27,10 +29,23 @@ def _parse(text: str) -> dict[str, tuple[str, int]]:
 
 _orders = _parse(os.environ.get(VARIABLE, ""))
 _passed: dict[str, int] = {}
+_observers: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def observe(observer: Callable[[str], None]) -> Iterator[None]:
+    """Have `observer` called with the name of every point that this process passes meanwhile; it may raise."""
+    _observers.append(observer)
+    try:
+        yield
+    finally:
+        _observers.remove(observer)
 
 
 def fault(name: str) -> None:
     """Pass the point `name`. Cheap where no test asked for anything."""
+    for observer in _observers:
+        observer(name)
     if not _orders or name not in _orders:
         return
     action, count = _orders[name]

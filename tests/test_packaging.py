@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FOLDERS = ("orchestrator", "participants", "outbox", "schemas", "compose")
+FOLDERS = ("orchestrator", "participants", "outbox", "schemas", "compose", "simulator")
 DATA = (".py", ".avsc", ".sql", ".yaml", ".json", ".toml", ".properties", ".conf", ".typed")
 
 

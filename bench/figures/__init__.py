@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 from bench.figure import Figure
-from bench.figures import kernel, parked, restore, throughput, whole
+from bench.figures import kernel, local, parked, restore, throughput, whole
 from bench.ground import Ground
 
 FIGURES: dict[str, Callable[[Ground], list[Figure]]] = {
     "raw": throughput.raw,
     "engine": throughput.engine,
     "kernel": kernel.kernel,
+    "local": local.local,
     "end_to_end": whole.end_to_end,
     "latency": whole.latency,
     "restore": restore.restore,

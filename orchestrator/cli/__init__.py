@@ -31,6 +31,7 @@ VERBS = {
     "history": ("kompensate.orchestrator.cli.history:history", "List a saga's events and what caused each."),
     "rebuild": ("kompensate.orchestrator.cli.rebuild:rebuild", "Fold the topics into state and compare."),
     "replay": ("kompensate.orchestrator.cli.replay:replay", "Run today's code over recorded histories."),
+    "simulate": ("kompensate.orchestrator.cli.simulate:simulate", "Run sagas in a simulated system that fails."),
 }
 
 

@@ -6,8 +6,8 @@ from kompensate.orchestrator.kernel.errors import Rejected
 from kompensate.orchestrator.kernel.forward import advance, continue_undos, settle
 from kompensate.orchestrator.kernel.state import Call
 from kompensate.orchestrator.kernel.tables import CHILD, CallStatus, Status
-from kompensate.orchestrator.kernel.turn import Turn, child_id
-from kompensate.orchestrator.kernel.undoing import next_undo
+from kompensate.orchestrator.kernel.turn import Turn
+from kompensate.orchestrator.kernel.undoing import hold_for_child, next_undo
 
 
 def take_reply(turn: Turn, reply: i.ReplyArrived) -> None:
@@ -89,10 +89,7 @@ def _child_undone(turn: Turn, call: Call, reply: i.ReplyArrived) -> None:
     if not call.late:
         turn.emit(e.LateReplyArrived(number, reply.outcome, reply.payload))
     if turn.state.hold is None:
-        turn.quarantine(
-            f"child {child_id(call)!r}: expected it to be cancelled, but it was past its pivot and has completed; "
-            "undo it by hand, then skip this compensation"
-        )
+        hold_for_child(turn, call)
 
 
 def _after_undo(turn: Turn) -> None:

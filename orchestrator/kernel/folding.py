@@ -145,8 +145,8 @@ def _undo_sent(state: SagaState, call: Call, _: e.UndoSent, time: int) -> None:
     _next_attempt(state, call, "compensate", call.attempt + 1 if again else 1, time)
 
 
-def _late(_: SagaState, call: Call, __: e.LateReplyArrived, ___: int) -> None:
-    call.late = True
+def _late(_: SagaState, call: Call, event: e.LateReplyArrived, __: int) -> None:
+    call.late = event.outcome
 
 
 def _nothing(*_: object) -> None:

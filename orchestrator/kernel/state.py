@@ -19,7 +19,7 @@ class Call:
 
     `due` is when it is to be looked at again (resend or next attempt), `timeout_at` when it is given up,
     `rank` its place in the order of completion (0: not completed), `id` the command that is out,
-    `doubted` that it was once in doubt, `late` that its answer came after that.
+    `doubted` that it was once in doubt, `late` the outcome that came after that.
     """
 
     made: e.CallMade
@@ -32,7 +32,7 @@ class Call:
     resends: int = 0
     rank: int = 0
     doubted: bool = False
-    late: bool = False
+    late: str = ""
 
     @property
     def undoable(self) -> bool:

@@ -88,10 +88,9 @@ class Batch:
             case RunWork():
                 return None
 
-    def answer_of_ended(self, saga_id: str, asked: StartAsked, source: str) -> None:
-        """A child's start for the id of a saga that has ended."""
+    def refuse_child(self, saga_id: str, asked: StartAsked, source: str, reason: str) -> None:
+        """A child's start that leads to no saga: its parent hears why."""
         assert asked.parent is not None
-        reason = {"reason": f"saga {saga_id!r} exists already, and has ended"}
         self.send(
             [
                 self._request(
@@ -101,7 +100,7 @@ class Batch:
                         asked.parent,
                         source,
                         subject=saga_id,
-                        payload=to_json(reason),
+                        payload=to_json({"reason": reason}),
                         command_id=asked.parent_command,
                         outcome="refused",
                     )

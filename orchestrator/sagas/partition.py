@@ -262,7 +262,7 @@ class Partition:
                 del self._sagas[saga_id], self._batch.before[saga_id]
                 self._awake.pop(saga_id, None)
         elif ended and isinstance(input_, i.StartAsked) and input_.parent_command is not None:
-            self._batch.answer_of_ended(saga_id, input_, f"kompensate:{self._app}")
+            self._refuse_child(saga_id, input_, "it exists already, and has ended")
         elif ended and isinstance(input_, i.StartAsked | i.ReplyArrived):
             log.debug("duplicate for an ended saga", extra={"saga_id": saga_id})
         else:
@@ -280,6 +280,7 @@ class Partition:
                 names = ", ".join(self._catalogue.names()) or "none"
                 text = f"expected the name of a saga of this application ({names}), got {input_.definition!r}"
                 self._quarantine(record, f"saga {saga_id!r}: {text}")
+                self._refuse_child(saga_id, input_, text)
                 return
         try:
             decision = decide(execution, input_)
@@ -290,6 +291,7 @@ class Partition:
         except Rejected as error:
             if record is not None:
                 self._quarantine(record, f"saga {saga_id!r}: {error}")
+            self._refuse_child(saga_id, input_, str(error))
             return
         except Exception as error:  # no input stops a partition: this saga is held, others go on
             log.exception("held: %s", error, extra={"saga_id": saga_id})
@@ -394,6 +396,10 @@ class Partition:
             kept = decide(fresh.execution, i.SignalArrived(origin, signal.name, signal.signal_id, signal.payload))
             self._note(saga_id, entry, fresh, origin, kept)
         self._apply(saga_id, entry, started, None)
+
+    def _refuse_child(self, saga_id: str, input_: i.Input, reason: str) -> None:
+        if isinstance(input_, i.StartAsked) and input_.parent_command is not None:
+            self._batch.refuse_child(saga_id, input_, f"kompensate:{self._app}", f"saga {saga_id!r}: {reason}")
 
     def _store_plan(self, started: e.SagaStarted) -> None:
         hash_ = started.plan

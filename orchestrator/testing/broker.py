@@ -3,17 +3,21 @@
 As in Kafka: a transaction's records stand in the log from the moment they are produced, and count once its
 marker is written; committed readers stop at the first undecided record (the last stable offset); markers
 take an offset of their own, so offsets have gaps; initialising a producer ends what its id left open and
-fences whoever had the id; offsets inside a transaction are checked against the group's generation.
+fences whoever had the id; offsets inside a transaction are checked against the group's generation. A producer
+that asks again for the end that it was given is told so again. Where `slow_markers` says so, a transaction is
+decided at once and its markers, and its offsets, come one by one, by `write_marker`.
 
 Unlike Kafka: one replica, no time-outs of its own (`expire_member` and `abort_open` are called by tests), and
-every request is answered.
+every request is answered. A transaction that was ended behind its producer's back begins anew with that one's next
+request: brokers before KIP-890 do so, and it is the worst that may happen.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from itertools import islice
+from itertools import chain, count, islice
+from typing import NamedTuple
 
 from kompensate.orchestrator.ports import Clock, HeaderList, Record
 from kompensate.orchestrator.testing.group import Group
@@ -27,6 +31,10 @@ class ProducerFenced(Exception):
 
 class IllegalGeneration(Exception):
     """Offsets were sent by one who is no member, or of an older generation."""
+
+
+class InvalidState(Exception):
+    """A transaction is to be ended that is not open, and was not ended like this before."""
 
 
 class TooLarge(Exception):
@@ -73,10 +81,27 @@ class Partition:
 
     def read(self, start: int, end: int) -> Iterator[Entry]:
         """Entries from offset `start` on, before `end`."""
-        for place in range(bisect_left(self.entries, start, key=lambda entry: entry.offset), len(self.entries)):
+        for place in range(self._index(start), len(self.entries)):
             if self.entries[place].offset >= end:
                 break
             yield self.entries[place]
+
+    def _index(self, start: int) -> int:
+        """Where the first entry from `start` on stands."""
+        entries = self.entries
+        if entries:
+            place = start - entries[0].offset
+            if 0 <= place < len(entries) and entries[place].offset == start:
+                return place  # nothing before it was compacted
+        return bisect_left(entries, start, key=lambda entry: entry.offset)
+
+
+class Offsets(NamedTuple):
+    """A group's offsets in a transaction; `order` is their place in the group's log."""
+
+    group: str
+    offsets: Mapping[tuple[str, int], int]
+    order: int
 
 
 @dataclass(slots=True)
@@ -84,14 +109,34 @@ class OpenTransaction:
     """What a producer has begun and not ended."""
 
     entries: list[tuple[str, int, Entry]] = field(default_factory=list)
-    offsets: list[tuple[str, Mapping[tuple[str, int], int]]] = field(default_factory=list)
+    offsets: list[Offsets] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Decided:
+    """A transaction whose outcome stands, and what is still to be told of it: partitions, and whether its offsets."""
+
+    decision: Decision
+    entries: dict[tuple[str, int], list[Entry]]
+    offsets: list[Offsets]
 
 
 class MemoryBroker:
-    """Topics, transactions and groups."""
+    """Topics, transactions and groups.
+
+    `on_append` is told of every record written outside a transaction, `on_commit` of each committed transaction
+    (its records, and its offsets by group) at the moment of its decision.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.slow_markers: Callable[[str], bool] = lambda _id: False
+        self.on_append: Callable[[Record], None] = lambda _record: None
+        self.on_commit: Callable[[list[Record], list[Offsets]], None] = lambda _records, _offsets: None
+        self._decided: dict[str, Decided] = {}
+        self._counter = count(1)
+        self._orders: dict[str, dict[tuple[str, int], int]] = {}
+        self._last_ends: dict[str, tuple[int, bool]] = {}
         self._topics: dict[str, list[Partition]] = {}
         self._bytes_max: dict[str, int] = {}
         self._epochs: dict[str, int] = {}
@@ -106,11 +151,18 @@ class MemoryBroker:
         self._topics[name] = [Partition() for _ in range(partitions)]
         self._bytes_max[name] = record_bytes_max
 
+    def add_partition(self, name: str) -> None:
+        """One more: keys are spread anew. Groups hear of it at their next rebalance."""
+        self._topics[name].append(Partition())
+
     def produce(
         self, topic: str, partition: int, key: bytes | None, value: bytes | None, headers: HeaderList | None = None
     ) -> int:
         """Append outside any transaction; the record's offset."""
-        return self._append(topic, partition, key, value, headers, Decision.COMMITTED).offset
+        entry = self._append(topic, partition, key, value, headers, Decision.COMMITTED)
+        assert entry.record is not None
+        self.on_append(entry.record)
+        return entry.offset
 
     def _append(
         self,
@@ -145,6 +197,8 @@ class MemoryBroker:
     ) -> list[Record]:
         """At most `limit` records from `start` on: committed ones below the last stable offset, or all there are."""
         place = self._topics[topic][partition]
+        if start >= place.high:
+            return []
         entries = place.read(start, place.stable if committed else place.high)
         counted = (Decision.COMMITTED,) if committed else tuple(Decision)
         return list(islice((e.record for e in entries if e.record is not None and e.decision in counted), limit))
@@ -187,7 +241,9 @@ class MemoryBroker:
 
     def init_producer(self, transactional_id: str) -> int:
         """A new epoch for this id; what it had open is aborted."""
+        self._finish(transactional_id)
         self.abort_open(transactional_id)
+        self._finish(transactional_id)
         self._epochs[transactional_id] = self._epochs.get(transactional_id, -1) + 1
         return self._epochs[transactional_id]
 
@@ -199,6 +255,7 @@ class MemoryBroker:
 
     def begin(self, transactional_id: str, epoch: int) -> None:
         self._expect_epoch(transactional_id, epoch)
+        self._finish(transactional_id)
         self._open[transactional_id] = OpenTransaction()
 
     def produce_in(
@@ -214,7 +271,7 @@ class MemoryBroker:
         self._expect_epoch(transactional_id, epoch)
         entry = self._append(topic, partition, key, value, headers, Decision.OPEN)
         assert entry.record is not None
-        self._open[transactional_id].entries.append((topic, entry.record.partition, entry))
+        self._opened(transactional_id).entries.append((topic, entry.record.partition, entry))
 
     def send_offsets(
         self,
@@ -231,22 +288,78 @@ class MemoryBroker:
         found = self.group(group)
         if member != (-1, "") and (member[1] not in found.members or member[0] != found.generation):
             raise IllegalGeneration(f"group {group}: expected generation {found.generation}, got {member}")
-        self._open[transactional_id].offsets.append((group, dict(offsets)))
+        self._opened(transactional_id).offsets.append(Offsets(group, dict(offsets), next(self._counter)))
 
     def end(self, transactional_id: str, epoch: int, *, commit: bool) -> None:
+        """Raises InvalidState where nothing is open and this is not the end that it was given last."""
         self._expect_epoch(transactional_id, epoch)
-        self._end(transactional_id, commit=commit)
+        if transactional_id in self._open:
+            self._end(transactional_id, commit=commit)
+            self._last_ends[transactional_id] = epoch, commit
+        elif self._last_ends.get(transactional_id) != (epoch, commit):
+            raise InvalidState(f"{transactional_id}: expected an open transaction to end, got none")
+
+    def is_open(self, transactional_id: str) -> bool:
+        """Has this id an open transaction?"""
+        return transactional_id in self._open
+
+    def _opened(self, transactional_id: str) -> OpenTransaction:
+        self._finish(transactional_id)
+        return self._open.setdefault(transactional_id, OpenTransaction())
 
     def _end(self, transactional_id: str, *, commit: bool) -> None:
         transaction = self._open.pop(transactional_id)
-        decision = Decision.COMMITTED if commit else Decision.ABORTED
+        entries: dict[tuple[str, int], list[Entry]] = {}
         for topic, partition, entry in transaction.entries:
-            self._topics[topic][partition].decide(entry, decision)
-        for topic, partition in dict.fromkeys((t, p) for t, p, _entry in transaction.entries):
-            place = self._topics[topic][partition]
-            place.append(Entry(place.high, None, decision))
-        for group, offsets in transaction.offsets if commit else ():
-            self._committed.setdefault(group, {}).update(offsets)
+            entries.setdefault((topic, partition), []).append(entry)
+        decision = Decision.COMMITTED if commit else Decision.ABORTED
+        self._decided[transactional_id] = Decided(decision, entries, transaction.offsets if commit else [])
+        if commit:
+            written = [entry.record for _topic, _partition, entry in transaction.entries if entry.record is not None]
+            self.on_commit(written, transaction.offsets)
+        if not self.slow_markers(transactional_id):
+            self._finish(transactional_id)
+
+    # Markers.
+
+    def undelivered(self) -> dict[str, int]:
+        """Ids of decided transactions with markers still to be written, and how many."""
+        return {id_: len(found.entries) + bool(found.offsets) for id_, found in self._decided.items()}
+
+    def write_marker(self, transactional_id: str, place: int = 0) -> None:
+        """Write one of its markers, the `place`-th of those that are left; the last is the group's offsets."""
+        found = self._decided[transactional_id]
+        if place < len(found.entries):
+            where = list(found.entries)[place]
+            self._mark(where, found.entries.pop(where), found.decision)
+        else:
+            self._apply(found)
+        if not found.entries and not found.offsets:
+            del self._decided[transactional_id]
+
+    def _finish(self, transactional_id: str) -> None:
+        """Write what is left of its markers: nothing new begins under this id before."""
+        found = self._decided.pop(transactional_id, None)
+        if found is None:
+            return
+        for where, entries in found.entries.items():
+            self._mark(where, entries, found.decision)
+        self._apply(found)
+
+    def _apply(self, found: Decided) -> None:
+        """The group learns its offsets: by their order in its log, which may not be that of the markers."""
+        for group, offsets, order in found.offsets:
+            committed, orders = self._committed.setdefault(group, {}), self._orders.setdefault(group, {})
+            for place, offset in offsets.items():
+                if orders.get(place, 0) < order:
+                    committed[place], orders[place] = offset, order
+        found.offsets = []
+
+    def _mark(self, where: tuple[str, int], entries: list[Entry], decision: Decision) -> None:
+        place = self._topics[where[0]][where[1]]
+        for entry in entries:
+            place.decide(entry, decision)
+        place.append(Entry(place.high, None, decision))
 
     def _expect_epoch(self, transactional_id: str, epoch: int) -> None:
         now = self._epochs.get(transactional_id)
@@ -260,16 +373,17 @@ class MemoryBroker:
 
     def committed(self, group: str, topics: Sequence[str], partition: int) -> dict[str, int] | None:
         """Next offset by topic; None while an open transaction covers one of them."""
-        for transaction in self._open.values():
-            for covered, offsets in transaction.offsets:
-                if covered == group and any((topic, partition) in offsets for topic in topics):
-                    return None
+        pending = [found.offsets for found in self._open.values()] + [found.offsets for found in self._decided.values()]
+        for covered, offsets, _order in chain.from_iterable(pending):
+            if covered == group and any((topic, partition) in offsets for topic in topics):
+                return None
         found = self._committed.get(group, {})
         return {topic: found[topic, partition] for topic in topics if (topic, partition) in found}
 
     def set_committed(self, group: str, topic: str, partition: int, offset: int | None) -> None:
         """Change a group's offset from outside, or let it expire (None)."""
         found = self._committed.setdefault(group, {})
+        self._orders.setdefault(group, {})[topic, partition] = next(self._counter)
         if offset is None:
             found.pop((topic, partition), None)
         else:

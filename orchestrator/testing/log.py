@@ -8,7 +8,13 @@ from typing import TypeVar
 from kompensate.orchestrator.errors import Corrupted, Fatal
 from kompensate.orchestrator.ports import Clock, OutRecord, Polled, Record, Takeover
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.testing.broker import IllegalGeneration, MemoryBroker, ProducerFenced, TooLarge
+from kompensate.orchestrator.testing.broker import (
+    IllegalGeneration,
+    InvalidState,
+    MemoryBroker,
+    ProducerFenced,
+    TooLarge,
+)
 from kompensate.orchestrator.worker.restore import Ends, take_over
 from kompensate.orchestrator.worker.transactions import (
     Producer,
@@ -21,6 +27,9 @@ from kompensate.schemas.topics import WATERMARK_PREFIX
 
 BATCH_RECORDS = 1_000
 """Records of a restore handed over at once."""
+
+PENDING_WAIT_SECONDS = 0.1
+"""Between two looks at offsets that a transaction holds up."""
 
 T = TypeVar("T")
 
@@ -39,8 +48,11 @@ class MemoryLog:
         state: str,
         writer_of: Callable[[bytes], str],
         clock: Clock,
+        producer: "Callable[[MemoryBroker, str, str], Producer] | None" = None,
     ) -> None:
+        """`producer` makes other producers than MemoryProducer, of the same arguments."""
         self._broker, self._settings, self._clock = broker, settings, clock
+        self._producer = producer or MemoryProducer
         self._group, self._state, self._inputs = group, state, tuple(inputs)
         self._writer_of = writer_of
         self._owned: set[int] = set()
@@ -59,7 +71,7 @@ class MemoryLog:
         return [f"{slot}.{k}" for k in range(2)]
 
     def _producers(self, ids: Sequence[str]) -> list[Producer]:
-        return [MemoryProducer(self._broker, id_, self._group) for id_ in ids]
+        return [self._producer(self._broker, id_, self._group) for id_ in ids]
 
     def poll(self, records_max: int, timeout: float) -> Polled:
         """Does not wait; `timeout` is spent on the clock where nothing is there."""
@@ -105,6 +117,7 @@ class MemoryLog:
             partition,
             siblings=lambda writer: [id_ for id_ in self._siblings(writer) if id_ not in self._transactions.ids],
             writer_of=self._writer_of,
+            clock=self._clock,
         )
         return take_over(source, self._inputs[0], settings=self._settings, clock=self._clock, spawn=_at_once)
 
@@ -125,6 +138,11 @@ class MemoryLog:
         metadata = (self._generation, self.member)
         expect_fenced(offsets, self._owned, self._inputs[0], *metadata)
         self._transactions.commit(records, offsets, metadata)
+
+    def time_out(self) -> None:
+        """Have the broker end what is open, as it does after the transaction's time-out."""
+        for id_ in self._transactions.ids:
+            self._broker.abort_open(id_)
 
     def close(self) -> None:
         self._transactions.close()
@@ -172,6 +190,8 @@ class MemoryProducer:
             raise TransactionError(Reaction.REJECT, str(error)) from error
         except IllegalGeneration as error:
             raise TransactionError(Reaction.ABORT, str(error)) from error
+        except InvalidState as error:
+            raise TransactionError(Reaction.REPLACE, str(error)) from error
 
 
 class _MemoryState:
@@ -187,7 +207,9 @@ class _MemoryState:
         *,
         siblings: Callable[[str], Sequence[str]],
         writer_of: Callable[[bytes], str],
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self.partition = partition
         self._broker, self._group, self._state, self._inputs = broker, group, state, inputs
         self._siblings, self._writer_of = siblings, writer_of
@@ -209,8 +231,14 @@ class _MemoryState:
         for id_ in sorted({id_ for writer in writers for id_ in self._siblings(writer)}):
             self._broker.init_producer(id_)
 
-    def committed(self, timeout: float) -> Mapping[str, int] | None:  # noqa: ARG002  (nothing changes by waiting)
-        return self._broker.committed(self._group, self._inputs, self.partition)
+    def committed(self, timeout: float) -> Mapping[str, int] | None:
+        """Waits on the clock: what goes on meanwhile may settle it."""
+        until = self._clock.monotonic() + timeout
+        while True:
+            found = self._broker.committed(self._group, self._inputs, self.partition)
+            if found is not None or self._clock.monotonic() >= until:
+                return found
+            self._clock.sleep(PENDING_WAIT_SECONDS)
 
     def beginning(self) -> Mapping[str, int]:
         return {topic: self._broker.ends(topic, self.partition).low for topic in self._inputs}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from kompensate.orchestrator import Context, FailSaga, StepFailed, saga
+from kompensate.orchestrator import Context, FailSaga, StepFailed, StepInDoubt, saga
 from kompensate.orchestrator.kernel import inputs as i
 from kompensate.orchestrator.kernel.effects import AnswerParent, CancelChild
 from kompensate.orchestrator.kernel.tables import Hold, Status
@@ -72,6 +72,52 @@ def test_a_child_past_its_pivot_holds_the_parent(cached: bool) -> None:
     assert "past its pivot and has completed" in driven.state.hold_reason
     assert driven.state.hold is Hold.QUARANTINED
     assert kinds(driven.child_ended(value="shipped")) == [], "once told is enough"
+    assert kinds(driven.resume()) == ["SagaResumed", "SagaQuarantined"], "a resume alone says nothing"
+    assert kinds(driven.order("skip")) == ["OperatorActed", "CallUndone", "SagaResumed", "UndoSent"]
+
+
+@saga("impatient")
+async def impatient(ctx: Context, order: Order) -> None:
+    await ctx.child(CHECKOUT, order, timeout=5)
+
+
+@pytest.mark.parametrize("completed", [True, False])
+def test_a_child_that_ends_while_in_doubt(cached: bool, completed: bool) -> None:
+    """It ended between its time-out and the cancel that was to follow: nobody waits for an answer that has come."""
+    driven = Driven(impatient, cached=cached, others=[CHECKOUT])
+    driven.start()
+    driven.pause()
+    driven.now += 5_000
+    assert kinds(driven.child_ended("done" if completed else "failed"))[0] in ("CallSucceeded", "CallFailed")
+
+    late = Driven(impatient, cached=cached, others=[CHECKOUT])
+    late.start()
+    assert kinds(late.wait(5_000)) == ["CallInDoubt", "CompensationStarted", "UndoSent"]
+    expected = ["LateReplyArrived", "SagaQuarantined"] if completed else ["CallUndone", "SagaCompensated"]
+    assert kinds(late.child_ended("done" if completed else "failed")) == expected
+
+
+@saga("patient")
+async def patient(ctx: Context, order: Order) -> None:
+    """Goes on after its child was in doubt, and turns back later."""
+    try:
+        await ctx.child(CHECKOUT, order, timeout=5)
+    except StepInDoubt:
+        await ctx.call(inventory, Reserve("after"))
+
+
+@pytest.mark.parametrize("completed", [True, False])
+def test_a_child_that_ended_since_it_was_in_doubt(cached: bool, completed: bool) -> None:
+    driven = Driven(patient, cached=cached, others=[CHECKOUT])
+    driven.start()
+    driven.wait(5_000)
+    assert kinds(driven.child_ended("done" if completed else "failed")) == ["LateReplyArrived"]
+
+    decision = driven.no()
+
+    expected = ["SagaQuarantined"] if completed else ["CallUndone", "SagaCompensated"]
+    assert kinds(decision) == ["CallRefused", "CompensationStarted", "UndoSent", *expected]
+    assert driven.told(CancelChild) == []
 
 
 def test_a_completed_child_is_not_cancelled(cached: bool) -> None:

@@ -217,6 +217,23 @@ def test_a_child_whose_id_has_ended_is_refused(shop: Shop) -> None:
     assert shop.quarantined == []
 
 
+@saga("misled")
+async def misled(ctx: Context, order: Order) -> None:
+    await ctx.child("works", "no number", saga_id=IDS[1])
+
+
+def test_a_child_that_cannot_start_is_refused() -> None:
+    """Its start is put aside like any other, and its parent does not wait for ever."""
+    shop = Shop(Application("shop", [works, misled], services=SERVICES, partitions=PARTITIONS))
+    shop.do(shop.start(saga="misled"))
+    shop.do(*shop.asked())
+    assert "cannot start" in shop.reasons()[0]
+
+    shop.do(*shop.asked())
+
+    assert shop.partition.live == 0
+
+
 def test_an_order_reaches_its_saga(shop: Shop) -> None:
     shop.do(shop.start())
     shop.do(shop.request(ORDERS["complete"], who="ann", subject="done by hand", step="reserve", payload=b"null"))

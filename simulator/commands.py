@@ -1,0 +1,91 @@
+"""A participant's ports on the broker in memory: its command topic as a member of its group, and its dead letters."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from kompensate.orchestrator.ports import Clock, Record
+from kompensate.orchestrator.testing import MemoryBroker
+from kompensate.participants.ports import DeadLetter, Leaving, Place
+from kompensate.participants.ports import Record as Taken
+
+REST_SECONDS_MIN = 0.05
+"""A rest takes this long at least: the runner asks for many short ones."""
+
+
+class MemorySource:
+    """A participants.Source. `held` may keep a record, and so what comes after it in its partition, back for now."""
+
+    def __init__(self, broker: MemoryBroker, topic: str, group: str, clock: Clock) -> None:
+        self._broker, self._topic, self._group, self._clock = broker, topic, group, clock
+        self._leaving: Leaving = lambda places, commit: None
+        self._positions: dict[int, int] = {}
+        self.member = ""
+        self.held: Callable[[Record], bool] = lambda record: False
+        self.committed_only = True
+
+    def open(self, leaving: Leaving) -> None:
+        self._leaving = leaving
+        self._join()
+
+    def _join(self) -> None:
+        self.member = self._broker.group(self._group).join(self._broker.partitions(self._topic))
+
+    def poll(self, records_max: int, timeout: float) -> Sequence[Taken]:
+        """Does not wait: time goes on elsewhere."""
+        self._hear()
+        found: list[Taken] = []
+        for partition, position in self._positions.items():
+            records = self._broker.read(
+                self._topic, partition, position, limit=records_max - len(found), committed=self.committed_only
+            )
+            for record in records:
+                if self.held(record):
+                    break
+                place = Place(record.topic, record.partition)
+                found.append(Taken(place, record.offset, record.key, record.value, record.headers))
+                self._positions[partition] = record.offset + 1
+        return found
+
+    def _hear(self) -> None:
+        told = self._broker.group(self._group).poll(self.member)
+        if told is None:
+            gone = [Place(self._topic, number) for number in self._positions]
+            self._positions.clear()
+            self._leaving(gone, False)
+            self._join()
+            return
+        if told.revoked:
+            self._leaving([Place(self._topic, number) for number in told.revoked], True)
+            for number in told.revoked:
+                self._positions.pop(number, None)
+        for number in told.assigned:
+            found = self._broker.committed(self._group, [self._topic], number) or {}
+            self._positions[number] = found.get(self._topic, self._broker.ends(self._topic, number).low)
+
+    def rest(self, seconds: float) -> None:
+        self._hear()
+        self._clock.sleep(max(seconds, REST_SECONDS_MIN))
+
+    def commit(self, offsets: Mapping[Place, int], *, wait: bool) -> None:
+        """As Kafka: refused from one who is no member any more."""
+        if self.member in self._broker.group(self._group).members:
+            for place, offset in offsets.items():
+                self._broker.set_committed(self._group, place.topic, place.partition, offset)
+
+    def close(self) -> None:
+        self._broker.group(self._group).remove(self.member)
+
+
+class MemoryGrave:
+    """A participants.Grave."""
+
+    def __init__(self, broker: MemoryBroker, topic: str) -> None:
+        self._broker, self._topic = broker, topic
+
+    def bury(self, letters: Sequence[DeadLetter]) -> None:
+        for letter in letters:
+            self._broker.produce(
+                self._topic, 0, letter.record.key, letter.record.value, [("q_reason", letter.reason.encode())]
+            )
+
+    def close(self) -> None:
+        """Nothing is held."""

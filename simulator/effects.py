@@ -1,0 +1,104 @@
+"""What participants did to their databases, and what came of it in the reply topics.
+
+I1   what a saga turned back from is undone, and nothing of it happens afterwards
+I2   a command takes effect once, and only one attempt of a step does
+I9   what is published was committed; what is confirmed to the slot was published
+I10  only commands of committed transactions are executed
+"""
+
+from collections.abc import Callable
+
+from kompensate.orchestrator.kernel.state import SagaState
+from kompensate.orchestrator.kernel.tables import CallStatus
+from kompensate.orchestrator.ports import Record
+from kompensate.simulator.database import COLUMNS, Database
+from kompensate.simulator.ledger import Ledger
+from kompensate.simulator.violation import Violation, expect
+
+_NAMES = [column.name for column in COLUMNS]
+_ID = _NAMES.index("id")
+_NOT_DONE = (CallStatus.REFUSED, CallStatus.FAILED)
+
+
+class Effects:
+    """Watches the databases of all services."""
+
+    def __init__(self, ledger: Ledger, databases: dict[str, Database], committed: Callable[[str], None]) -> None:
+        """`committed` is told of a service whose database has new rows."""
+        self._ledger = ledger
+        self._committed = committed
+        self._databases = databases
+        self._seen = dict.fromkeys(databases, 0)
+        self.done: set[str] = set()
+        self.undone: set[str] = set()
+        self._undos: set[str] = set()
+        self._closed: set[str] = set()
+        """Forward commands that were undone: nothing may come of them any more."""
+        self.unpublished: dict[str, dict[bytes, int]] = {service: {} for service in databases}
+        self._known: set[bytes] = set()
+        for service, database in databases.items():
+            database.on_rows = lambda lsn, rows, service=service: self._rows(service, lsn, rows)  # type: ignore[misc]
+
+    def _rows(self, service: str, lsn: int, rows: list[list[bytes | None]]) -> None:
+        for row in rows:
+            id_ = row[_ID] or b""
+            self.unpublished[service][id_] = lsn
+            self._known.add(id_)
+        self._executed(service)
+        self._committed(service)
+
+    def _executed(self, service: str) -> None:
+        found = self._databases[service].query(
+            "SELECT id, command_id, phase, compensates FROM effect WHERE id > ? ORDER BY id", self._seen[service]
+        )
+        for number, command_id, phase, compensates in found:
+            self._seen[service] = number
+            expect(command_id in self._ledger.issued, "I10", f"{service} executed {command_id}, which nobody issued")
+            expect(command_id not in self.done, "I2", f"{service} executed {command_id} twice")
+            self.done.add(command_id)
+            if phase == "forward":
+                expect(command_id not in self._closed, "I1", f"{service} executed {command_id} after it was undone")
+                self._once(service, command_id)
+            else:
+                self._undos.add(command_id)
+                expect(compensates in self.done, "I1", f"{service} undid {compensates}, which was not done")
+                expect(compensates not in self.undone, "I2", f"{service} undid {compensates} twice")
+                self.undone.add(compensates)
+                self._closed.add(compensates)
+
+    def _once(self, service: str, command_id: str) -> None:
+        call = self._ledger.issued[command_id]
+        if call.status is CallStatus.UNDONE:
+            raise Violation("I1", f"{service} executed {command_id} after its saga had undone it")
+
+    def published(self, service: str, record: Record) -> None:
+        """A record of a reply topic."""
+        id_ = next((value for name, value in record.headers or () if name == "id"), None) or b""
+        expect(id_ in self._known, "I9", f"{service}: {id_!r} is published and was not committed")
+        self.unpublished[service].pop(id_, None)
+
+    def confirmed(self, service: str, lsn: int) -> None:
+        """The relay is about to tell the slot that everything up to `lsn` is in Kafka."""
+        for id_, at in self.unpublished[service].items():
+            if at <= lsn:
+                raise Violation("I9", f"{service}: {lsn} is confirmed, row {id_!r} at {at} is not published")
+            break  # rows come in order of commit
+
+    def ended(self, state: SagaState) -> None:
+        """A saga has ended: what stands in the databases is what it says."""
+        for call in state.calls.values():
+            if call.made.service not in self._databases:
+                continue  # a local step, or a child: no participant's
+            where = f"{state.saga_id} ({state.status}), step {call.made.step!r}, {call.status}"
+            attempts = [id_ for id_, other in state.commands.items() if other is call]
+            forward = [id_ for id_ in attempts if id_ in self.done and id_ not in self._undos]
+            expect(len(forward) <= 1, "I2", f"{where}: expected one attempt to take effect, got {forward}")
+            if call.status is CallStatus.DONE:
+                expect(forward, "I1", f"{where}: expected its effect in the database, got none")
+                expect(forward[0] not in self.undone, "I1", f"{where}: expected it to stay, but it was undone")
+            elif call.status in _NOT_DONE:
+                expect(not forward, "I1", f"{where}: expected no effect, got {forward}")
+            elif call.status is CallStatus.UNDONE:
+                left = [id_ for id_ in forward if id_ not in self.undone]
+                expect(not left, "I1", f"{where}: expected it undone, {left} still stands")
+                self._closed.add(call.forward_id)

@@ -1,0 +1,111 @@
+"""What the outside does: starts sagas, and starts them again, signals, cancels, pauses and resumes them."""
+
+from collections import deque
+from dataclasses import dataclass
+from random import Random
+
+from kompensate.orchestrator.kernel.state import SagaState
+from kompensate.orchestrator.kernel.tables import Hold
+from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Request
+from kompensate.schemas.payloads import encode
+from kompensate.simulator.application import Simulated
+from kompensate.simulator.ledger import Ledger
+from kompensate.simulator.plan import Plan
+from kompensate.simulator.world import World
+
+SOURCE = "kompensate:simulator"
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """How likely it is, in each step, that somebody does this to one of the sagas under way."""
+
+    signal: float = 0.05
+    cancel: float = 0.003
+    pause: float = 0.002
+    resume: float = 0.02
+    again: float = 0.005
+    """Starts or signals it once more, as a client does that had no answer."""
+
+
+class Load:
+    """Asks for `plan.sagas` sagas of `simulated`, as fast as others end."""
+
+    def __init__(self, plan: Plan, simulated: Simulated, world: World, ledger: Ledger) -> None:
+        self.calm = False
+        self.started: list[str] = []
+        self._plan, self._simulated, self._world, self._ledger = plan, simulated, world, ledger
+        self._random = Random(f"{plan.seed}/load")
+        self._names = sorted(simulated.application.sagas)
+        self._recent: deque[Request] = deque(maxlen=50)
+        self._signal_names: set[str] = set()
+        self._count = 0
+        self._habits = Habits()
+
+    @property
+    def done(self) -> bool:
+        """Everything was asked for."""
+        return len(self.started) >= self._plan.sagas
+
+    def step(self) -> None:
+        """A moment passes: perhaps somebody asks for something."""
+        random, habits = self._random, self._habits
+        if not self.done and len(self.started) - self._ledger.closed < self._plan.width:
+            self._start()
+        roll = random.random()
+        for habit, act in (
+            (habits.signal, self._signal),
+            (habits.cancel, lambda state: self._ask(CANCEL, state, "scripted")),
+            (habits.pause, lambda state: self._ask(PAUSE, state, "scripted")),
+            (habits.resume, lambda state: self._ask(RESUME, state, "scripted") if state.hold is Hold.PAUSED else None),
+        ):
+            roll -= habit
+            if roll < 0:
+                if not self.calm or act is self._signal:
+                    self._to_one(act)
+                return
+        if roll < habits.again and self._recent and not self.calm:
+            self._world.ask(random.choice(self._recent))
+
+    def _to_one(self, act) -> None:  # type: ignore[no-untyped-def]
+        live = self._ledger.live
+        if live:
+            # Insertion order is the order of commits: the same in each run of a plan.
+            act(list(live.values())[self._random.randrange(len(live))].state)
+
+    def _start(self) -> None:
+        random = self._random
+        name = random.choice(self._names)
+        saga_id = f"{name}-{len(self.started)}"
+        self.started.append(saga_id)
+        if self._signal_names and random.random() < 0.05:
+            self._send(SIGNAL, saga_id, subject=random.choice(sorted(self._signal_names)), payload=b"{}")
+        payload = encode(self._simulated.input(name, random))
+        self._send(START, saga_id, saga_type=name, payload=payload, time=self._world.clock.now())
+
+    def _signal(self, state: SagaState) -> None:
+        if state.receives:
+            receive = self._random.choice(list(state.receives.values()))
+            self._signal_names.add(receive.name)
+            self._send(
+                SIGNAL, state.saga_id, subject=receive.name, payload=encode(self._simulated.signal(receive.name))
+            )
+
+    def _ask(self, type_: str, state: SagaState, reason: str) -> None:
+        self._send(type_, state.saga_id, subject=reason)
+
+    def _send(self, type_: str, saga_id: str, **fields: object) -> None:
+        self._count += 1
+        request = Request(f"request-{self._count}", type_, saga_id, SOURCE, **fields)  # type: ignore[arg-type]
+        if type_ in (START, SIGNAL):
+            self._recent.append(request)
+        self._world.ask(request)
+
+    def help(self) -> None:
+        """Healing: whoever is paused is resumed, whoever waits for a signal gets it."""
+        for shadow in list(self._ledger.live.values()):
+            state = shadow.state
+            if state.hold is Hold.PAUSED:
+                self._ask(RESUME, state, "healing")
+            elif state.receives:
+                self._signal(state)

@@ -1,0 +1,106 @@
+"""What runs in the world: workers, participants and relays, each stepped by hand, stopped in order or killed."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from kompensate.orchestrator.testing import MemoryLog
+from kompensate.orchestrator.worker.loop import Loop
+from kompensate.outbox.errors import Disconnected, Gap
+from kompensate.participants.runner import Runner
+from kompensate.simulator.commands import MemorySource
+from kompensate.simulator.database import Database, Session
+
+
+class Process(Protocol):
+    """One process. After `kill`, or an error out of `step`, it is of no use."""
+
+    name: str
+
+    def step(self) -> None:
+        """One turn of its loop."""
+
+    def stop(self) -> None:
+        """As by SIGTERM: finish, leave the group."""
+
+    def member(self) -> tuple[str, str] | None:
+        """The (group, member id) that it has there, which outlives it until it expires."""
+
+
+class WorkerProcess:
+    """A worker."""
+
+    def __init__(self, name: str, group: str, make: Callable[[Callable[[MemoryLog], None]], Loop]) -> None:
+        """`make` is given what is to be told of each log that the loop connects to."""
+        self.name = name
+        self._group = group
+        self._log: MemoryLog | None = None
+        self.loop = make(self._connected)
+
+    def _connected(self, log: MemoryLog) -> None:
+        self._log = log
+
+    def step(self) -> None:
+        self.loop.step()
+
+    def stop(self) -> None:
+        self.loop.close()
+
+    def time_out(self) -> None:
+        """The broker ends what it has open: that took too long."""
+        if self._log is not None:
+            self._log.time_out()
+
+    def member(self) -> tuple[str, str] | None:
+        return None if self._log is None else (self._group, self._log.member)
+
+
+class ParticipantProcess:
+    """A service's participant."""
+
+    def __init__(self, name: str, group: str, source: MemorySource, runner: Runner, database: Database) -> None:
+        self.name, self.service = name, database.service
+        self.source = source
+        self.runner = runner
+        self._group, self._database = group, database
+        runner.open()
+
+    def step(self) -> None:
+        try:
+            self.runner.turn()
+        finally:
+            self._database.collect()
+
+    def stop(self) -> None:
+        self.runner.close()
+
+    def member(self) -> tuple[str, str] | None:
+        return self._group, self.source.member
+
+
+class RelayProcess:
+    """A service's relay. A broken connection is made again; a Gap is answered as an operator would, by a resync."""
+
+    def __init__(self, name: str, connect: Callable[[bool], Session]) -> None:
+        self.name = name
+        self._connect = connect
+        self._session: Session | None = None
+        self._resync = False
+        self.resyncs = 0
+
+    def step(self) -> None:
+        try:
+            if self._session is None:
+                self._session = self._connect(self._resync)
+            self._session.step()
+            self._resync = self._session.resync
+        except Disconnected:
+            self._session = None
+        except Gap:
+            self._session, self._resync = None, True
+            self.resyncs += 1
+
+    def stop(self) -> None:
+        self._session = None
+
+    def member(self) -> tuple[str, str] | None:
+        return None

@@ -1,0 +1,79 @@
+"""What holds once everything has healed and nothing is left to do.
+
+I3   every saga that was asked for has ended, or is held where everybody can see it
+I6   all memory is as the topic has it
+I9   every answer in an inbox is in the outbox, and every row of an outbox is published
+I11  nothing is undecided, no input and no row is left behind
+"""
+
+from typing import TYPE_CHECKING
+
+from kompensate.orchestrator.kernel.tables import Hold, Status
+from kompensate.simulator.violation import expect
+
+if TYPE_CHECKING:
+    from kompensate.simulator.run import Run
+
+
+def missing(run: "Run") -> list[str]:
+    """What is still to come."""
+    ledger, world = run.ledger, run.world
+    found = [
+        f"saga {saga_id}: {shadow.state.status}, hold {shadow.state.hold}, due {shadow.state.next_due()}"
+        for saga_id, shadow in ledger.live.items()
+        if shadow.state.hold is not Hold.QUARANTINED and not _over(run, saga_id, shadow.state.status)
+    ]
+    known = ledger.live.keys() | ledger.ended.keys() | ledger.forgotten | ledger.refused
+    found += [f"saga {saga_id}: asked for, never begun" for saga_id in run.load.started if saga_id not in known]
+    for topic in world.inputs:
+        for number in range(world.partitions):
+            ends, at = world.broker.ends(topic, number), ledger.offsets.get((topic, number), 0)
+            if at < ends.high:
+                found.append(f"{topic}/{number}: read to {at} of {ends.high}")
+    found += [f"{service}: {len(rows)} rows" for service, rows in run.effects.unpublished.items() if rows]
+    found += [f"transaction of {id_}: {left} markers" for id_, left in world.broker.undelivered().items()]
+    found += [f"{service}: lag" for service in world.application.services if _lag(run, service)]
+    return found
+
+
+def _over(run: "Run", saga_id: str, status: Status | None) -> bool:
+    """A signal came once more for a saga that was over and forgotten: it waits for a start that nobody will send."""
+    return status is Status.PENDING and (saga_id in run.ledger.forgotten or saga_id not in run.load.started)
+
+
+def reached(run: "Run") -> bool:
+    """Is there nothing left to do?"""
+    return not run.paused_or_dead() and len(run.partitions) == run.world.partitions and not missing(run)
+
+
+def _lag(run: "Run", service: str) -> bool:
+    broker, topic = run.world.broker, run.world.topics.commands(service)
+    for number in range(broker.partitions(topic)):
+        ends = broker.ends(topic, number)
+        at = (broker.committed(service, [topic], number) or {}).get(topic, 0)
+        if broker.read(topic, number, at):
+            return True
+        if ends.stable < ends.high:
+            return True
+    return False
+
+
+def check(run: "Run") -> None:
+    """Everything above. Raises Violation."""
+    ledger, world = run.ledger, run.world
+    for number, partition in run.partitions.items():
+        ledger.compare(partition)
+        ends = world.broker.ends(world.topics.state, number)
+        expect(
+            ends.stable == ends.high, "I11", f"state partition {number}: undecided from {ends.stable} of {ends.high}"
+        )
+    for service, database in world.databases.items():
+        [(answered,)] = database.query("SELECT count(*) FROM inbox WHERE state = 'answered'")
+        [(replied,)] = database.query("SELECT count(DISTINCT ce_causationid) FROM outbox")
+        [(both,)] = database.query(
+            "SELECT count(*) FROM inbox WHERE state = 'answered' AND command_id IN (SELECT ce_causationid FROM outbox)"
+        )
+        expect(answered == both, "I9", f"{service}: {answered} answered commands, {both} of them in the outbox")
+        expect(replied >= answered, "I9", f"{service}: {replied} commands replied to, {answered} answered")
+        [(claimed,)] = database.query("SELECT count(*) FROM inbox WHERE state = 'claimed'")
+        expect(claimed == 0, "I9", f"{service}: {claimed} commands claimed by nobody")

@@ -1,0 +1,439 @@
+"""One run of a plan: processes stepped in an order that the seed gives, faults among them, then healing.
+
+Everything happens in one thread. A paused process stands on this thread's stack while the others go on; that is
+how a zombie comes back in the middle of what it did. Time stands still while anything happens, and jumps to what
+is due next when nothing does.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from random import Random
+
+from kompensate.orchestrator.errors import Fatal
+from kompensate.orchestrator.kernel.tables import Hold
+from kompensate.orchestrator.ports import Record
+from kompensate.orchestrator.settings import Settings
+from kompensate.orchestrator.testing import VirtualClock
+from kompensate.orchestrator.testing.broker import Offsets
+from kompensate.schemas.faults import InjectedFault, observe
+from kompensate.simulator import rest
+from kompensate.simulator.application import Simulated
+from kompensate.simulator.chaos import Chaos, Killed
+from kompensate.simulator.effects import Effects
+from kompensate.simulator.lateness import Lateness
+from kompensate.simulator.ledger import Ledger
+from kompensate.simulator.load import Load
+from kompensate.simulator.plan import Plan
+from kompensate.simulator.processes import ParticipantProcess, Process, WorkerProcess
+from kompensate.simulator.quiet import silenced, uncollected
+from kompensate.simulator.scripted import Odds, Scripted
+from kompensate.simulator.violation import Violation, expect
+from kompensate.simulator.watched import Watched
+from kompensate.simulator.world import World
+
+DEPTH_MAX = 3
+"""Processes that stand still at once, each in the middle of something."""
+IN_DATABASE = ("participant.after_claim", "participant.after_handler", "participant.before_db_commit")
+"""Points inside a database transaction. SQLite knows no row locks, so nobody is paused there."""
+COMMAND_PARTITIONS_MAX = 5
+OVERSHOOT_SECONDS = 0.5
+"""Time jumps up to so far beyond what is due: several things are due at once, as under load."""
+HEALING_JUMPS_MAX = 400
+"""A healed system that has not come to rest after so many jumps of time never will."""
+PROCESS_SETTINGS = Settings(
+    idle_poll_seconds=0.0, batch_records_max=200, live_sagas_max=40, page_bytes_max=1024, restores_max=4
+)
+"""Small pages and few sagas awake, so that closing and waking happen all the time."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a run. `violation` None: everything held."""
+
+    plan: Plan
+    events: int = 0
+    sagas: int = 0
+    turns: int = 0
+    transactions: int = 0
+    fired: list[tuple[int, str]] = field(default_factory=list)
+    ends: dict[str, int] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
+    violation: Violation | None = None
+
+
+class SimulatedClock(VirtualClock):
+    """Whoever sleeps lets others go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def sleep(self, seconds: float) -> None:
+        self.advance(seconds)
+        self.meanwhile()
+
+
+def simulate(plan: Plan, simulated: Simulated, odds: Odds | None = None, *, logs: bool = False) -> Outcome:
+    """Run `plan`; what it found stands in the outcome. With `logs` the loops may say what they do."""
+    run = Run(plan, simulated, odds or Odds())
+    outcome = Outcome(plan)
+    with ExitStack() as stack:
+        stack.enter_context(observe(run.at_point))
+        stack.enter_context(uncollected())
+        if not logs:
+            stack.enter_context(silenced())
+        stack.callback(run.close)
+        try:
+            run.go()
+        except Violation as violation:
+            outcome.violation = violation
+    ledger = run.ledger
+    outcome.events, outcome.transactions, outcome.turns = ledger.events, ledger.transactions, run.turns
+    outcome.sagas, outcome.fired, outcome.ends = len(run.load.started), run.chaos.fired, dict(run.ends)
+    outcome.held = {s: shadow.state.hold_reason for s, shadow in ledger.live.items() if shadow.state.hold is not None}
+    return outcome
+
+
+class Run:
+    """The processes of one plan, and who watches them."""
+
+    def __init__(self, plan: Plan, simulated: Simulated, odds: Odds) -> None:
+        application = simulated.application
+        self.plan, self.turns = plan, 0
+        self.ends: dict[str, int] = {}
+        self.random = Random(f"{plan.seed}/schedule")
+        self.clock = SimulatedClock()
+        self.clock.meanwhile = self._meanwhile
+        self.scripted = {s: Scripted(s, plan.seed, odds, simulated.reply) for s in application.services}
+        jitter = Random(f"{plan.seed}/jitter")
+        self.world = World(application, self.scripted, PROCESS_SETTINGS, jitter, self.clock)
+        self.ledger = Ledger(application.name, self.world.topics, application.services)
+        self.effects = Effects(self.ledger, self.world.databases, lambda service: self._wake(f"relay-{service}"))
+        self.chaos = Chaos(plan, self.world.broker, self.stir)
+        self.load = Load(plan, simulated, self.world, self.ledger)
+        self.moved: set[int] = set()
+        self.partitions: dict[int, Watched] = {}
+        self._owners: dict[int, str] = {}
+        self.running: dict[str, Process] = {}
+        self._makers: dict[str, Callable[[], Process]] = {}
+        self._stack: list[Process] = []
+        self._later: list[tuple[int, Callable[[], None]]] = []
+        self._late = {s: Lateness(scripted, self.clock) for s, scripted in self.scripted.items()}
+        self._workers = [f"worker-{number}" for number in range(plan.workers)]
+        self._consumers = {
+            self.world.topics.commands(service): [f"{service}-{number}" for number in range(plan.participants)]
+            for service in application.services
+        }
+        self._activity = self._acted = self._jumps = 0
+        self._busy: list[str] = []
+        self._replies = {self.world.topics.replies(service): service for service in application.services}
+        self.world.broker.on_append = self._appended
+        self.world.broker.on_commit = self._committed
+        self._make_processes()
+
+    def _make_processes(self) -> None:
+        world, services = self.world, self.world.application.services
+        for number in range(self.plan.workers):
+            self._makers[f"worker-{number}"] = lambda n=number: world.worker(str(n), self._sagas, self.chaos.producer)  # type: ignore[misc]
+        for service in services:
+            for number in range(self.plan.participants):
+                self._makers[f"{service}-{number}"] = lambda s=service, n=number: self._participant(s, n)  # type: ignore[misc]
+            self._makers[f"relay-{service}"] = lambda s=service: world.relay(  # type: ignore[misc]
+                s, lambda lsn: self.effects.confirmed(s, lsn), self.chaos.sink
+            )
+        for name in self._makers:
+            self._start(name)
+
+    def _sagas(self, number: int) -> Watched:
+        return Watched(number, self.world.application, self.world.settings, self)
+
+    # What Watched tells.
+
+    def restored(self, partition: Watched, positions: Mapping[str, int]) -> None:
+        """It was read from the log, and goes on from these offsets."""
+        owned = self._owned(partition.number)
+        self.ledger.restored(partition, positions, owned)
+        if owned:
+            self.partitions[partition.number] = partition
+            self._owners[partition.number] = self._stack[-1].name
+
+    def remembered(self, partition: Watched, changed: Sequence[str]) -> None:
+        """A batch that changed these sagas stands."""
+        self.ledger.remembered(partition, changed)
+
+    def closed(self, partition: Watched) -> None:
+        """Its worker has let go of it."""
+        if self.partitions.get(partition.number) is partition:
+            del self.partitions[partition.number], self._owners[partition.number]
+
+    def _owned(self, number: int) -> bool:
+        """Does the group take the worker whose step this is for this partition's owner?"""
+        known = self._stack[-1].member() if self._stack else None
+        member = self.world.broker.group(known[0]).members.get(known[1]) if known else None
+        return member is not None and number in member.owned
+
+    def _participant(self, service: str, number: int) -> Process:
+        process = self.world.participant(service, number)
+        process.source.held = self._late[service].held
+        return process
+
+    def _start(self, name: str) -> None:
+        self.running[name] = self._makers[name]()
+        self._wake(name)
+
+    def close(self) -> None:
+        """Let go of the databases."""
+        for database in self.world.databases.values():
+            database.close()
+
+    # What is watched.
+
+    def _appended(self, record: Record) -> None:
+        owner = self._owners.get(record.partition)
+        self._wake(*([owner] if owner else self._workers))
+        service = self._replies.get(record.topic)
+        if service is not None:
+            self.effects.published(service, record)
+        self.ledger.appended(record)
+
+    def _committed(self, records: list[Record], groups: list[Offsets]) -> None:
+        topics = dict.fromkeys(record.topic for record in records)
+        self._wake(*[name for topic in topics for name in self._consumers.get(topic, ())])
+        self.ledger.committed(records, groups)
+        for state in self.ledger.fresh:
+            self.effects.ended(state)
+            self.ends[str(state.status)] = self.ends.get(str(state.status), 0) + 1
+
+    def paused_or_dead(self) -> bool:
+        """Is somebody missing?"""
+        return len(self.running) < len(self._makers) or len(self._stack) > 0
+
+    # The schedule.
+
+    def go(self) -> None:
+        """The whole run. Raises Violation."""
+        plan = self.plan
+        while self.turns < plan.steps and not (self.load.done and self._over()):
+            self.turn()
+        self._heal()
+        rest.check(self)
+
+    def _over(self) -> bool:
+        """Is nobody left but those who wait for a person?"""
+        return all(shadow.state.hold is Hold.QUARANTINED for shadow in self.ledger.live.values())
+
+    def turn(self) -> None:
+        """One step of one process, and whatever else happens at this moment."""
+        self.turns += 1
+        self.clock.advance(0.001)
+        self._due()
+        self.load.step()
+        self.chaos.arrive()
+        self._disturb()
+        busy = self._busy
+        if self._stack:
+            busy = [name for name in busy if self.running[name] not in self._stack]
+        if busy:
+            self._step(self.running[busy[int(self.random.random() * len(busy))]])
+        else:
+            self._jump()
+
+    def _due(self) -> None:
+        if self._later and self._later[0][0] <= self.turns:
+            due = [action for turn, action in self._later if turn <= self.turns]
+            self._later = [(turn, action) for turn, action in self._later if turn > self.turns]
+            for action in due:
+                action()
+
+    def _in(self, turns: int, action: Callable[[], None]) -> None:
+        self._later.append((self.turns + turns, action))
+        self._later.sort(key=lambda item: item[0])
+
+    def _step(self, process: Process) -> None:
+        before = self._activity
+        self._stack.append(process)
+        try:
+            process.step()
+        except Killed:
+            self._dead(process)
+        except (Fatal, InjectedFault):
+            self._dead(process)
+        except Exception as error:
+            raise Violation("crash", f"{process.name}: {type(error).__name__}: {error}") from error
+        finally:
+            self._stack.pop()
+        if isinstance(process, WorkerProcess) and process.loop.status.stopped:
+            self._stopped(process)
+        self._note(process, before)
+
+    def _note(self, process: Process, before: int) -> None:
+        """Has it anything to do? If not, nobody needs to step it until something changes for it."""
+        restoring = isinstance(process, WorkerProcess) and process.loop.status.restoring
+        if self._activity == before and not restoring and process.name in self._busy:
+            self._busy.remove(process.name)
+
+    def _wake(self, *names: str) -> None:
+        """Something has changed for these."""
+        self._activity += 1
+        for name in names:
+            if name not in self._busy and name in self.running:
+                self._busy.append(name)
+
+    def stir(self) -> None:
+        """Something has changed, who knows for whom."""
+        self._wake(*self.running)
+
+    def _dead(self, process: Process) -> None:
+        """It is gone; its membership is not, for a while. Another comes in its place."""
+        self.running.pop(process.name, None)
+        if process.name in self._busy:
+            self._busy.remove(process.name)
+        random = self.random
+        member = process.member()
+        if member is not None:
+            self._in(random.choice((1, 20, 100)), lambda: self._expire(process))
+        self._in(random.choice((1, 5, 50, 200)), lambda: self._start(process.name))
+
+    def _stopped(self, process: WorkerProcess) -> None:
+        """A partition was stopped. That is right where somebody moved the group's offsets: he sets them right again."""
+        stopped = dict(process.loop.status.stopped)
+        strange = {number: reason for number, reason in stopped.items() if number not in self.moved}
+        expect(not strange, "stopped", f"{process.name}: {strange}")
+        for number in stopped:
+            self.moved.discard(number)
+            for topic in self.world.inputs:
+                offset = self.ledger.offsets.get((topic, number))
+                self.world.broker.set_committed(self.world.group, topic, number, offset)
+        process.stop()
+        self._dead(process)
+
+    def _jump(self) -> None:
+        """Nobody has anything to do: to the next time that somebody may. Where that led to nothing, further."""
+        self._jumps = self._jumps + 1 if self._activity == self._acted else 0
+        now = self.clock.now()
+        dues = [(due - now) / 1000 for p in self.partitions.values() if (due := p.next_due) is not None]
+        participants = [p for p in self.running.values() if isinstance(p, ParticipantProcess)]
+        dues += [process.runner.idle_seconds() for process in participants]
+        dues += [wait for late in self._late.values() for wait in late.waits()]
+        least = 0.001 * 4 ** min(self._jumps, 8)
+        self.clock.advance(max(least, min(dues, default=60.0)) + self.random.random() * OVERSHOOT_SECONDS)
+        self._wake(*self._due_now(participants))
+        self._acted = self._activity
+
+    def _due_now(self, participants: list[ParticipantProcess]) -> list[str]:
+        """Whose time has come; all of them where none of these helps."""
+        if self._jumps > 2:
+            return list(self.running)
+        now = self.clock.now()
+        names = [self._owners[n] for n, p in self.partitions.items() if p.next_due is not None and p.next_due <= now]
+        released = [service for service, late in self._late.items() if late.release()]
+        for process in participants:
+            if process.runner.idle_seconds() <= 0 or process.service in released:
+                names.append(process.name)
+        return names
+
+    # Faults.
+
+    def _disturb(self) -> None:
+        chaos, world = self.chaos, self.world
+        names = list(self.running)
+        if chaos.hit("expire"):
+            self._expire(self.running[chaos.random.choice(names)])
+        if chaos.hit("kill"):
+            process = self.running[chaos.random.choice(names)]
+            if process not in self._stack:
+                self._kill(process)
+        if chaos.hit("scale"):
+            process = self.running[chaos.random.choice(names)]
+            if process not in self._stack:
+                process.stop()
+                self._dead(process)
+        if chaos.hit("compaction"):
+            self._compact()
+        if chaos.hit("grow"):
+            self._grow(chaos.random.choice(world.application.services))
+        if chaos.hit("slot"):
+            database = world.databases[chaos.random.choice(world.application.services)]
+            database.slot = database.reader = None
+            self.stir()
+
+    def _kill(self, process: Process) -> None:
+        self._dead(process)
+        if isinstance(process, WorkerProcess) and self.chaos.hit("offsets"):
+            number = self.chaos.random.randrange(self.world.partitions)
+            place = (self.world.topics.requests, number)
+            if self.ledger.offsets.get(place, 0) > 0:
+                self.moved.add(number)
+                self.world.broker.set_committed(self.world.group, *place, self.ledger.offsets[place] - 1)
+
+    def _expire(self, process: Process) -> None:
+        member = process.member()
+        if member is not None:
+            self.world.broker.expire_member(*member)
+            self.stir()
+
+    def _grow(self, service: str) -> None:
+        """Somebody adds a partition to a service's command topic: keys move, and commands overtake each other."""
+        topic = self.world.topics.commands(service)
+        if self.world.broker.partitions(topic) < COMMAND_PARTITIONS_MAX:
+            self.world.broker.add_partition(topic)
+            for name in self._consumers[topic]:
+                if name in self.running:
+                    self._expire(self.running[name])
+
+    def _compact(self) -> None:
+        """Tombstones go only while nobody restores: that may not take as long as they are kept."""
+        workers = [process for process in self.running.values() if isinstance(process, WorkerProcess)]
+        keep = any(process.loop.status.restoring for process in workers) or self.chaos.random.random() < 0.5
+        number = self.chaos.random.randrange(self.world.partitions)
+        self.world.broker.compact(self.world.topics.state, number, keep_tombstones=keep)
+
+    def at_point(self, name: str) -> None:
+        """A process passes a fault point."""
+        chaos = self.chaos
+        if chaos.calm or not self._stack:
+            return
+        if chaos.hit("kill"):
+            raise Killed
+        if chaos.hit("raise"):
+            raise InjectedFault(name)
+        if name not in IN_DATABASE and len(self._stack) < DEPTH_MAX and chaos.hit("pause"):
+            self._pause(self._stack[-1])
+
+    def _pause(self, process: Process) -> None:
+        """It stands still while the others go on; then it goes on itself, whatever has become of its place."""
+        random = self.chaos.random
+        turns, expires = random.choice((10, 60, 400)), random.random() < 0.7
+        for turn in range(turns):
+            if self.turns >= self.plan.steps:
+                break
+            if turn == turns // 4 and expires:
+                self._expire(process)
+            if turn == turns // 2 and isinstance(process, WorkerProcess) and self.chaos.hit("timeout"):
+                process.time_out()
+            self.turn()
+
+    def _meanwhile(self) -> None:
+        """Somebody sleeps."""
+        self.chaos.arrive()
+        if self._stack and len(self._stack) < DEPTH_MAX and self.random.random() < 0.2:
+            for _ in range(self.random.randint(1, 20)):
+                self.turn()
+
+    # Healing.
+
+    def _heal(self) -> None:
+        """No more faults; everybody is there; let it come to rest. Raises Violation where it does not."""
+        self.chaos.calm = self.load.calm = True
+        for scripted in self.scripted.values():
+            scripted.calm = True
+        jumps = 0
+        while not rest.reached(self):
+            before = self.ledger.events
+            for _ in range(10 * len(self._makers)):
+                self.turn()
+            if self.ledger.events == before:
+                jumps += 1
+                self.load.help()
+            expect(jumps < HEALING_JUMPS_MAX, "I3", f"expected to come to rest, got: {rest.missing(self)}")

@@ -1,0 +1,85 @@
+"""Participants that nobody wrote: every command of a service is taken, and ends as chance has it.
+
+Chance is a hash of seed and command id, so the same command ends the same way each time it is tried, in every run
+of that seed. An effect is a row, written before the answer is decided: a refusal has to take it back.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+from sqlalchemy import Connection
+
+from kompensate.outbox.writer import sqlite_cursor
+from kompensate.participants.outcome import Call, Refused, Retry
+from kompensate.participants.participant import Handler, Participant
+
+Answer = Callable[[str, dict[str, Any]], object]
+"""Makes the result of a command from its type and payload."""
+
+
+@dataclass(frozen=True)
+class Odds:
+    """How commands end, in ten-thousandths; what is left is done. `late` ones are handled after a long while."""
+
+    refused: int = 400
+    failed: int = 200
+    retried: int = 300
+    late: int = 5
+    late_seconds: tuple[float, ...] = (20.0, 60.0, 320.0)
+
+
+class Scripted(Participant):
+    """A participant named `name` that takes any command. `calm` lets everything end well from then on."""
+
+    def __init__(self, name: str, seed: int, odds: Odds, answer: Answer) -> None:
+        super().__init__(name)
+        self.calm = False
+        self._seed = seed
+        self._odds = odds
+        self._answer = answer
+        self._known: dict[str, Handler] = {}
+        self._tries: dict[str, int] = {}
+
+    def handler(self, contract: str) -> Handler | None:
+        """One for each contract that is asked for."""
+        found = self._known.get(contract)
+        if found is None:
+            found = self._known[contract] = Handler(
+                contract,
+                lambda payload, connection, call: self._handle(contract, payload, connection, call),
+                Any,
+                (("connection", "connection"), ("call", "call")),
+                None,
+            )
+        return found
+
+    def late(self, command_id: str) -> float:
+        """Seconds for which this command lies about before it is looked at; mostly 0."""
+        odds, roll = self._odds, self._roll(command_id, "late")
+        return 0.0 if roll >= odds.late else odds.late_seconds[roll % len(odds.late_seconds)]
+
+    def _roll(self, command_id: str, what: str) -> int:
+        return crc32(f"{self._seed}/{what}/{command_id}".encode()) % 10_000
+
+    def _handle(self, contract: str, payload: Any, connection: Connection, call: Call) -> object:
+        sqlite_cursor(connection).execute(
+            "INSERT INTO effect (command_id, phase, compensates, saga) VALUES (?, ?, ?, ?)",
+            (call.id, call.phase, call.compensates, call.saga_id),
+        )
+        if not self.calm:
+            self._perhaps_not(call)
+        return self._answer(contract, payload if isinstance(payload, dict) else {})
+
+    def _perhaps_not(self, call: Call) -> None:
+        odds, roll = self._odds, self._roll(call.id, "outcome")
+        if roll < odds.refused and call.phase == "forward":
+            raise Refused("scripted")
+        roll -= odds.refused
+        if 0 <= roll < odds.failed:
+            raise RuntimeError("scripted failure")
+        roll -= odds.failed
+        tries = self._tries[call.id] = self._tries.get(call.id, 0) + 1
+        if 0 <= roll < odds.retried and tries <= 1 + roll % 2:
+            raise Retry("scripted: not now")

@@ -1,0 +1,18 @@
+"""What a checker raises."""
+
+
+class Violation(BaseException):
+    """An invariant does not hold. `name` is its short name: I1 to I11, or what else went wrong.
+
+    Not an Exception: the loops under test catch those, and go on.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name
+
+
+def expect(condition: object, name: str, text: str) -> None:
+    """Raise Violation unless `condition`."""
+    if not condition:
+        raise Violation(name, text)

@@ -1,0 +1,43 @@
+"""The sagas of one partition, with somebody who looks at them after each restore and each commit."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from kompensate.orchestrator.definitions.application import Application
+from kompensate.orchestrator.sagas.partition import Partition
+from kompensate.orchestrator.settings import Settings
+
+
+class Observer(Protocol):
+    """Who looks."""
+
+    def restored(self, partition: "Watched", positions: Mapping[str, int]) -> None:
+        """It was read from the log, and goes on from these offsets."""
+
+    def remembered(self, partition: "Watched", changed: Sequence[str]) -> None:
+        """A batch that changed these sagas stands."""
+
+    def closed(self, partition: "Watched") -> None:
+        """Its worker has let go of it."""
+
+
+class Watched(Partition):
+    """A Partition that tells its observer. Nothing in it is done otherwise."""
+
+    def __init__(self, number: int, application: Application, settings: Settings, observer: Observer) -> None:
+        super().__init__(number, application, settings)
+        self._observer = observer
+
+    def loaded(self, committed: Mapping[str, int], beginning: Mapping[str, int]) -> dict[str, int]:
+        positions = super().loaded(committed, beginning)
+        self._observer.restored(self, positions)
+        return positions
+
+    def committed(self) -> None:
+        changed = list(self._batch.changed)
+        super().committed()
+        self._observer.remembered(self, changed)
+
+    def close(self) -> None:
+        super().close()
+        self._observer.closed(self)

@@ -1,0 +1,131 @@
+"""An application in one process: its topics in memory, a database a service, and the means to start processes.
+
+Nothing happens by itself: whoever holds the world steps its processes and moves its clock. No fault is made here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import TypeAlias
+
+from kompensate.orchestrator.definitions.application import Application
+from kompensate.orchestrator.ports import Sagas
+from kompensate.orchestrator.sagas.journal import watermark_writer
+from kompensate.orchestrator.sagas.partition import Partition
+from kompensate.orchestrator.settings import Settings
+from kompensate.orchestrator.testing import InlineSteps, MemoryBroker, MemoryLog, VirtualClock
+from kompensate.orchestrator.testing.log import MemoryProducer
+from kompensate.orchestrator.worker.loop import Loop
+from kompensate.orchestrator.worker.transactions import Producer
+from kompensate.participants.participant import Participant
+from kompensate.participants.runner import Runner
+from kompensate.participants.settings import Settings as ParticipantSettings
+from kompensate.participants.unit import Unit
+from kompensate.schemas.messages import Request
+from kompensate.schemas.topics import Topics, partition_of
+from kompensate.simulator.commands import MemoryGrave, MemorySource
+from kompensate.simulator.database import Database, MemorySink, Session
+from kompensate.simulator.processes import ParticipantProcess, RelayProcess, WorkerProcess
+
+MakeProducer: TypeAlias = Callable[[MemoryBroker, str, str], Producer]
+
+UNHURRIED = ParticipantSettings(
+    rest_seconds_min=0.001, poll_seconds=60.0, commit_interval_seconds=0.0, chore_seconds=1e12
+)
+"""Every wait of a participant is one on its source, which moves the clock; nothing is looked after."""
+
+
+@dataclass
+class World:
+    """`application` with `participants` by service. `random` is the participants' jitter."""
+
+    application: Application
+    participants: Mapping[str, Participant]
+    settings: Settings
+    random: Random
+    clock: VirtualClock
+
+    def __post_init__(self) -> None:
+        self.partitions = self.application.partitions
+        self.broker = MemoryBroker(self.clock)
+        self.topics = Topics(self.application.name, self.settings.prefix)
+        self.group = f"{self.settings.prefix}{self.application.name}"
+        self.databases = {service: Database(service) for service in self.participants}
+        services = self.application.services
+        self.inputs = [self.topics.requests, *(self.topics.replies(service) for service in services)]
+        for topic in (*self.inputs, self.topics.history):
+            self.broker.create_topic(topic, self.partitions)
+        for topic in (self.topics.state, self.topics.quarantine):
+            self.broker.create_topic(topic, self.partitions, record_bytes_max=self.settings.record_bytes_max)
+        for service in services:
+            self.broker.create_topic(self.topics.commands(service), 2)
+            self.broker.create_topic(self.topics.dead(service), 1)
+
+    def worker(
+        self,
+        slot: str,
+        sagas: Callable[[int], Sagas] | None = None,
+        producer: MakeProducer = MemoryProducer,
+    ) -> WorkerProcess:
+        """A worker in this slot. `sagas` makes those of one partition, by default the real ones."""
+
+        def make(connected: Callable[[MemoryLog], None]) -> Loop:
+            def connect() -> MemoryLog:
+                log = MemoryLog(
+                    self.broker,
+                    self.settings,
+                    group=self.group,
+                    slot=slot,
+                    inputs=self.inputs,
+                    state=self.topics.state,
+                    writer_of=watermark_writer,
+                    clock=self.clock,
+                    producer=producer,
+                )
+                connected(log)
+                return log
+
+            return Loop(connect, sagas or self.sagas, self.settings, self.clock, InlineSteps())
+
+        return WorkerProcess(f"worker-{slot}", self.group, make)
+
+    def sagas(self, number: int) -> Partition:
+        """The sagas of one partition, empty."""
+        return Partition(number, self.application, self.settings)
+
+    def participant(self, service: str, number: int, settings: ParticipantSettings = UNHURRIED) -> ParticipantProcess:
+        """One more participant of this service."""
+        database = self.databases[service]
+        source = MemorySource(self.broker, self.topics.commands(service), service, self.clock)
+        unit = Unit(self.participants[service], database.engine, lambda: self.clock.now() / 1000)
+        runner = Runner(
+            source,
+            MemoryGrave(self.broker, self.topics.dead(service)),
+            unit.handle,
+            settings,
+            clock=self.clock.monotonic,
+            uniform=self.random.uniform,
+        )
+        return ParticipantProcess(f"{service}-{number}", service, source, runner, database)
+
+    def relay(
+        self,
+        service: str,
+        on_confirm: Callable[[int], None] = lambda _lsn: None,
+        sink: Callable[[], MemorySink] | None = None,
+    ) -> RelayProcess:
+        """This service's relay."""
+
+        def connect(resync: bool) -> Session:
+            made = MemorySink(self.broker) if sink is None else sink()
+            database, dead = self.databases[service], self.topics.dead(service)
+            return Session(database, made, dead, self.clock.monotonic, on_confirm, resync)
+
+        return RelayProcess(f"relay-{service}", connect)
+
+    def ask(self, request: Request) -> None:
+        """What a client writes."""
+        partition = partition_of(request.saga_id, self.partitions)
+        self.broker.produce(
+            self.topics.requests, partition, request.saga_id.encode(), request.payload, request.headers()
+        )

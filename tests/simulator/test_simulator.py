@@ -1,0 +1,124 @@
+"""The simulator itself: a minute of seeds, the same thing again from the same plan, failures made small and kept."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kompensate.simulator.campaign import add_plan, plans_from, read_plans, run_plans
+from kompensate.simulator.plan import FAULTS, Plan
+from kompensate.simulator.run import simulate
+from kompensate.simulator.shrinking import shrink
+from tests.fixtures.defenceless import DEFENCES
+from tests.fixtures.simulated import SIMULATED
+
+REGRESSIONS = Path(__file__).parent / "regressions.jsonl"
+SECONDS = float(os.environ.get("KOMPENSATE_SIMULATE_SECONDS", "60"))
+SMALL = Plan(7, sagas=60, width=30, steps=2_000, intensity=3.0)
+
+
+@pytest.mark.slow
+def test_plans_that_failed_before_hold() -> None:
+    """Every plan of the file of regressions."""
+    tally = run_plans(iter(read_plans(REGRESSIONS)), SIMULATED, lambda: False)
+
+    assert tally.failure is None, f"{tally.failure}: {tally.text}"
+
+
+@pytest.mark.slow
+def test_a_minute_of_seeds_breaks_nothing() -> None:
+    """Seeds by chance, printed; a failure is shrunk and joins the regressions."""
+    seed = random.randrange(10**9)
+    print(f"seeds from {seed} on")
+    until = time.monotonic() + SECONDS
+
+    tally = run_plans(plans_from(Plan(seed)), SIMULATED, lambda: time.monotonic() >= until)
+
+    print(f"{tally.runs} runs, {tally.sagas} sagas, {tally.events} events, {sum(tally.faults.values())} faults")
+    if tally.failure is not None:
+        add_plan(REGRESSIONS, tally.failure)
+    assert tally.failure is None, f"{tally.text}; seed {tally.original}; shrunk: {tally.failure.to_json()}"
+    unexpected = [reason for reason in tally.held if "was past its pivot and has completed" not in reason]
+    assert unexpected == []
+
+
+def test_every_kind_of_fault_happens() -> None:
+    """A fault that never fires defends nothing."""
+    fired = {kind for seed in (1, 2, 3) for _n, kind in simulate(_busy(seed), SIMULATED).fired}
+
+    assert fired == set(FAULTS)
+
+
+def _busy(seed: int) -> Plan:
+    return Plan(seed, sagas=60, width=30, steps=2_500, intensity=8.0)
+
+
+AGAIN = """
+import json, sys
+from kompensate.simulator.plan import Plan
+from kompensate.simulator.run import simulate
+sys.path.insert(0, sys.argv[1])
+from tests.fixtures.simulated import SIMULATED
+found = simulate(Plan.from_json(sys.argv[2]), SIMULATED)
+print(json.dumps([found.events, found.turns, found.transactions, found.fired, found.ends]))
+"""
+
+
+@pytest.mark.slow
+def test_the_same_plan_does_the_same_in_every_process() -> None:
+    """Events, turns and faults, whatever Python's hash seed is."""
+    root = str(Path(__file__).parents[2])
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", AGAIN, root, SMALL.to_json()],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+
+    assert found[0] == found[1]
+    assert json.loads(found[0])[0] > 0
+
+
+@pytest.mark.slow
+def test_a_failure_is_made_small() -> None:
+    """Fewer sagas, kinds of faults and faults; the same invariant still breaks."""
+    plan = Plan(0, sagas=120, width=60, steps=6_000, intensity=3.0)
+    with DEFENCES["rotation"]():
+        outcome = simulate(plan, SIMULATED)
+        assert outcome.violation is not None
+
+        small = shrink(outcome, lambda smaller: simulate(smaller, SIMULATED), attempts=60)
+        again = simulate(small.plan, SIMULATED)
+
+    assert again.violation is not None
+    assert again.violation.name == outcome.violation.name
+    assert len(again.fired) < len(outcome.fired)
+    assert set(small.plan.faults) < set(plan.faults)
+    assert small.plan.sagas < plan.sagas
+
+
+def test_plans_are_kept_once(tmp_path: Path) -> None:
+    """A file of regressions has a plan a line, each once."""
+    file = tmp_path / "plans.jsonl"
+    assert read_plans(file) == []
+
+    for _ in range(2):
+        add_plan(file, SMALL)
+    add_plan(file, Plan(1))
+
+    assert read_plans(file) == [SMALL, Plan(1)]
+
+
+def test_what_is_no_plan_is_said_to_be_none() -> None:
+    """Expected and got."""
+    with pytest.raises(ValueError, match=r"expected a plan as JSON, got 'nonsense'"):
+        Plan.from_json("nonsense")
