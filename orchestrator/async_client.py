@@ -12,13 +12,14 @@ event loop that first uses it.
 
 import asyncio
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from kompensate.orchestrator.client import OUTCOME_SECONDS, Client, Delivery, Start
 from kompensate.orchestrator.reading.handling import not_ended, not_handled
@@ -29,10 +30,11 @@ from kompensate.orchestrator.reading.outcomes import (
     check_policy,
     expect_accepted,
 )
+from kompensate.orchestrator.reading.publishing import one_of
 from kompensate.orchestrator.reading.reader import TIMEOUT_SECONDS
 from kompensate.orchestrator.reading.status import SagaView, view
 from kompensate.orchestrator.reading.tail import Tail
-from kompensate.orchestrator.reading.waiters import End, Fate
+from kompensate.orchestrator.reading.waiters import End, Fate, Shows
 from kompensate.schemas.formats import PayloadFormat
 from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, Request
 
@@ -155,6 +157,13 @@ class AsyncClient:
         """Release a saga that is paused or quarantined."""
         return (await self.send([self._client.request(RESUME, saga_id, reason)]))[0]
 
+    async def order(
+        self, verb: str, saga_id: str, *, who: str, reason: str, step: str | None = None, result: object = None
+    ) -> Sent:
+        """Give an operator's order: retry, skip, complete, compensate or close; `who` and `reason` are recorded."""
+        order = self._client.order_request(verb, saga_id, who=who, reason=reason, step=step, result=result)
+        return (await self.send([order]))[0]
+
     async def send(self, requests: Sequence[Request]) -> list[Sent]:
         """Send requests in their order; returns when Kafka has them all."""
         await self._placed()
@@ -247,6 +256,70 @@ class AsyncClient:
             raise not_ended(saga_id, timeout, how) from None
         finally:
             self._tail.forget(end)
+
+    # -- what it publishes
+
+    @overload
+    async def published(self, saga_id: str) -> dict[str, Any]: ...
+    @overload
+    async def published(self, saga_id: str, name: str) -> Any: ...
+    async def published(self, saga_id: str, name: str | None = None) -> Any:
+        """What the saga has published in its present run: the newest value by name, or that of `name`.
+
+        Raises NotFound for a name, or a saga under way or ended within the dedup window, that is not there.
+        """
+        async with aclosing(self._shown(saga_id, None, there=True)) as shown:
+            values = dict(await anext(shown))
+        return values if name is None else one_of(values, saga_id, name)
+
+    async def follow(self, saga_id: str, timeout: float | None = None) -> AsyncGenerator[tuple[str, Any], None]:
+        """(name, value): the newest of each name, then each as it is published, until the saga has ended.
+
+        One that has not started is waited for. Raises TimedOut after `timeout` seconds, DamagedSaga.
+        """
+        async with aclosing(self._shown(saga_id, timeout)) as shown:
+            async for values in shown:
+                for value in values:
+                    yield value
+
+    async def _shown(
+        self, saga_id: str, timeout: float | None, *, there: bool = False
+    ) -> AsyncGenerator[list[tuple[str, Any]], None]:
+        await self._placed()
+        await self._tailing()
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        queue: asyncio.Queue[list[tuple[str, Any]] | None] = asyncio.Queue()
+        shows = Shows(
+            saga_id,
+            self._client.partition(saga_id),
+            lambda values: _into(loop, queue, values),
+            there=there,
+        )
+        end = asyncio.wrap_future(shows.future)
+        end.add_done_callback(lambda _: queue.put_nowait(None))
+        self._tail.watch(shows)
+        try:
+            while True:
+                left = None if deadline is None else max(deadline - loop.time(), 0.0)
+                values = await asyncio.wait_for(queue.get(), left)
+                if values is None:
+                    end.result()  # it has ended, or nobody can tell
+                    return
+                yield values
+        except TimeoutError:
+            newest = shows.newest
+            how = "it has not started" if newest is None else view(self.topics.app, newest).shown_status
+            raise not_ended(saga_id, timeout or 0.0, how) from None
+        finally:
+            self._tail.forget(shows)
+            end.cancel()
+
+
+def _into(loop: asyncio.AbstractEventLoop, queue: "asyncio.Queue[Any]", values: object) -> None:
+    """From the tail's thread; a loop that is closed waits for nothing any more."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(queue.put_nowait, values)
 
 
 def _complete(done: list[tuple["asyncio.Future[list[Delivery]]", list[Delivery]]]) -> None:

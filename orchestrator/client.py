@@ -11,16 +11,18 @@ The saga id makes a start idempotent, a signal's id a signal: after `NotAcknowle
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial
 from types import TracebackType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, overload
 
 import confluent_kafka as ck
 
 from kompensate.orchestrator.client_errors import ClientError, NotAcknowledged
+from kompensate.orchestrator.orders import order_request
+from kompensate.orchestrator.reading import publishing
 from kompensate.orchestrator.reading.handling import Handling, covers, handled, not_ended, not_handled, watermark_key
 from kompensate.orchestrator.reading.lookup import Lookup
 from kompensate.orchestrator.reading.outcomes import ConflictPolicy, Outcome, Sent, check_policy, expect_accepted
@@ -198,6 +200,22 @@ class Client:
             start.saga, start.input, saga_id=start.saga_id, start_at=start.start_at, deadline=start.deadline
         )
 
+    def order(
+        self, verb: str, saga_id: str, *, who: str, reason: str, step: str | None = None, result: object = None
+    ) -> Sent:
+        """Give an operator's order: retry, skip, complete, compensate or close; `who` and `reason` are recorded.
+
+        `step` is a step's name or number, `result` what a completed step gives. `outcome` says if it was rejected.
+        """
+        return self.send([self.order_request(verb, saga_id, who=who, reason=reason, step=step, result=result)])[0]
+
+    def order_request(
+        self, verb: str, saga_id: str, *, who: str, reason: str, step: str | None = None, result: object = None
+    ) -> Request:
+        """An order, to `send` with others."""
+        about: dict[str, Any] = {"who": who, "reason": reason, "step": step, "result": result}
+        return order_request(verb, saga_id, source=self._source, payloads=self._payloads, **about)
+
     def request(self, type_: str, saga_id: str, reason: str = "") -> Request:
         """A request to cancel, pause or resume, to `send` with others."""
         return self._request(type_, saga_id, subject=reason or None)
@@ -366,6 +384,28 @@ class Client:
             if time.monotonic() > deadline:
                 break
         raise not_handled(sent, timeout)
+
+    @overload
+    def published(self, saga_id: str) -> dict[str, Any]: ...
+    @overload
+    def published(self, saga_id: str, name: str) -> Any: ...
+    def published(self, saga_id: str, name: str | None = None) -> Any:
+        """What the saga has published in its present run: the newest value by name, or that of `name`.
+
+        Raises NotFound for a saga or name that is not there, DamagedSaga.
+        """
+        values = publishing.published(self.lookup, saga_id)
+        return values if name is None else publishing.one_of(values, saga_id, name)
+
+    def follow(self, saga_id: str, timeout: float | None = None) -> Generator[tuple[str, Any], None, None]:
+        """(name, value): the newest of each name, then each as it is published, until the saga has ended.
+
+        One that has not started is waited for. Raises TimedOut after `timeout` seconds, DamagedSaga. Has readers of
+        its own: this client may be asked other things meanwhile.
+        """
+        following, looking = self.open_lookup(), self.open_lookup()
+        with following.reader, looking.reader:
+            yield from publishing.followed(following, looking, saga_id, timeout)
 
     def result(self, saga_id: str, timeout: float = OUTCOME_SECONDS) -> SagaView:
         """Wait for the saga's end, also for its start. Raises TimedOut, saying how far it was by then."""

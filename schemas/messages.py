@@ -257,7 +257,8 @@ class Request:
     may be long before the record was written, by an outbox whose relay was down.
     A start may wait until `not_before` and be cancelled at `deadline` (ms since the epoch); a child's names its
     `parent` and the parent's command. A child's end names that command and its `outcome`.
-    An operator's order says `who` gave it, and the `step` that it is about.
+    An operator's order says `who` gave it, and the `step` that it is about; where it names a `command_id`, only while
+    that command is the step's newest.
     """
 
     id: str

@@ -42,10 +42,7 @@ def make_request(
     if type_ == SIGNAL and not subject:
         raise ValueError(f"saga {saga_id!r}: expected the name of a signal, got none")
     check_saga_id(saga_id)
-    encoded: bytes | None = None
-    if type_ in (START, SIGNAL):
-        bound = payloads.for_saga(saga_id)
-        encoded = bound.seal(payload, "bytes") if isinstance(payload, bytes) else bound.encode(payload)
+    encoded = sealed(payload, saga_id, payloads) if type_ in (START, SIGNAL) else None
     return Request(
         id=id_ or uuid4().hex,
         type=type_,
@@ -60,6 +57,12 @@ def make_request(
         not_before=_milliseconds("start_at", start_at),
         deadline=_milliseconds("deadline", deadline),
     )
+
+
+def sealed(value: object, saga_id: str, payloads: SagaPayloads) -> bytes:
+    """A payload of that saga as bytes; what is bytes already is JSON. Raises BadPayload."""
+    bound = payloads.for_saga(saga_id)
+    return bound.seal(value, "bytes") if isinstance(value, bytes) else bound.encode(value)
 
 
 def _milliseconds(name: str, when: datetime | None) -> int | None:

@@ -57,7 +57,7 @@ class Load:
             (habits.signal, self._signal),
             (habits.cancel, lambda state: self._ask(CANCEL, state, "scripted")),
             (habits.pause, lambda state: self._ask(PAUSE, state, "scripted")),
-            (habits.resume, lambda state: self._ask(RESUME, state, "scripted") if state.hold is Hold.PAUSED else None),
+            (habits.resume, lambda state: self._ask(RESUME, state, "scripted") if state.hold is not None else None),
         ):
             roll -= habit
             if roll < 0:

@@ -211,3 +211,19 @@ async def ask_async(client: AsyncClient) -> str:
     assert_type(sent, Sent)
     await client.signal_with_start("declared", Order("1", 100), saga_id="1", signal="approved", payload=True)
     return (await client.result("1", timeout=5)).status
+
+
+def operate(client: Client) -> None:
+    """What an operator gives, and what a saga shows."""
+    assert_type(client.order("skip", "1", who="ann", reason="by hand", step="charge"), Sent)
+    assert_type(client.published("1"), dict[str, Any])
+    for name, _ in client.follow("1", timeout=5):
+        assert_type(name, str)
+
+
+async def operate_async(client: AsyncClient) -> None:
+    """The same, awaited."""
+    assert_type(await client.order("complete", "1", who="ann", reason="by hand", result={"paid": True}), Sent)
+    assert_type(await client.published("1"), dict[str, Any])
+    async for name, _ in client.follow("1"):
+        assert_type(name, str)

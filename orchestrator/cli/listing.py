@@ -1,5 +1,6 @@
 """`kompensate list`: which sagas there are, from the state topic's headers; only those shown are decoded."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,19 +23,35 @@ from kompensate.orchestrator.cli.output import (
     table,
     view_json,
 )
-from kompensate.orchestrator.kernel.tables import Hold, Status
+from kompensate.orchestrator.reading.selecting import HOLDS, STATUSES, BadFilter, Filter
 from kompensate.orchestrator.reading.status import SagaView, view
 from kompensate.orchestrator.reading.stored import Stored
 
 LIMIT = 100
-STATUSES = [*map(str, Status), "damaged"]
-HOLDS = [*map(str, Hold), "any"]
+
+
+def _filter(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> Filter | None:
+    try:
+        return Filter.parse(texts) if texts else None
+    except BadFilter as error:
+        raise click.BadParameter(str(error)) from error
+
+
+where_option = click.option(
+    "--where",
+    multiple=True,
+    metavar="NAME=VALUE,...",
+    callback=_filter,
+    help="Sagas by status, definition, hold (paused, quarantined, any, none), step (one that is open) and older-than "
+    "(since their start: 90s, 15m, 2h, 7d). All must hold; of one name given twice, either.",
+)
 
 
 @click.command("list", epilog=EPILOG)
 @click.option("--status", "statuses", multiple=True, type=click.Choice(STATUSES), help="Only these; may be repeated.")
 @click.option("--type", "types", multiple=True, metavar="SAGA", help="Only of these definitions; may be repeated.")
 @click.option("--hold", type=click.Choice(HOLDS), help="Only those held.")
+@where_option
 @click.option("--limit", type=click.IntRange(min=0), default=LIMIT, show_default=True, help="At most so many; 0: all.")
 @output_option("table", "json", "jsonl", "ids")
 @cluster_options
@@ -42,42 +59,40 @@ def list_sagas(
     statuses: tuple[str, ...],
     types: tuple[str, ...],
     hold: str | None,
+    where: Filter | None,
     limit: int,
     output: str,
     cluster: Cluster,
 ) -> None:
     """List sagas, those that changed last first: all under way, and those ended within the dedup window.
 
+    --where is the filter that verbs take to ask many sagas at once.
+
     \b
     Examples:
       kompensate list --app-name shop --status compensating --status running
       kompensate list --app-name shop --hold quarantined -o jsonl
+      kompensate list --app-name shop --where definition=checkout,step=charge,older-than=2h
     """
     with much_to_hold(), lookup(cluster) as found:
         everything = found.all()
-    if "damaged" in statuses:
+    if "damaged" in statuses or (where is not None and "damaged" in where.statuses):
         # Whether pages fit together shows only when they are decoded.
         everything = [replace(saga, damaged=view(cluster.app, saga).damaged) for saga in everything]
-    matching = [saga for saga in everything if _matches(saga, statuses, types, hold)]
+    usual = Filter(frozenset(statuses), frozenset(types), frozenset([hold] if hold else []))
+    now = time.time_ns() // 1_000_000
+    matching = [saga for saga in everything if usual.by_header(saga)]
+    if where is not None:
+        matching = [saga for saga in matching if where.matches(cluster.app, saga, now)]
     matching.sort(key=lambda saga: saga.updated_at, reverse=True)
     shown = matching[:limit] if limit else matching
     if output == "ids":
         for saga in shown:
             click.echo(saga.saga_id)
     else:
-        _print([view(cluster.app, saga, payloads=cluster.payloads) for saga in shown], output)
+        print_views([view(cluster.app, saga, payloads=cluster.payloads) for saga in shown], output)
     if output == "table":
         say(_counts(matching, len(shown)))
-
-
-def _matches(saga: Stored, statuses: tuple[str, ...], types: tuple[str, ...], hold: str | None) -> bool:
-    header = saga.header
-    status = "damaged" if saga.damaged else header.status
-    return (
-        (not statuses or status in statuses)
-        and (not types or header.definition in types)
-        and (hold is None or (header.hold != "-" if hold == "any" else header.hold == hold))
-    )
 
 
 def _counts(matching: list[Stored], shown: int) -> str:
@@ -86,8 +101,12 @@ def _counts(matching: list[Stored], shown: int) -> str:
     return f"{shown} of {len(matching)} sagas" + (f": {parts}" if parts else "")
 
 
-def _print(views: list[SagaView], output: str) -> None:
-    if output == "json":
+def print_views(views: list[SagaView], output: str) -> None:
+    """Sagas a line each."""
+    if output == "ids":
+        for found in views:
+            click.echo(found.saga_id)
+    elif output == "json":
         print_json([view_json(found) for found in views])
     elif output == "jsonl":
         print_jsonl(view_json(found) for found in views)

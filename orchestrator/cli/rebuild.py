@@ -1,7 +1,6 @@
 """`kompensate rebuild`: fold the topics into sagas' states, as of any event or time, and compare."""
 
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -18,26 +17,16 @@ from kompensate.orchestrator.cli.output import (
     view_json,
 )
 from kompensate.orchestrator.cli.show import print_card
+from kompensate.orchestrator.cli.times import time_given
 from kompensate.orchestrator.reading.lookup import Lookup
 from kompensate.orchestrator.reading.rebuilding import Cut, Rebuilt, rebuild_all, rebuild_one
-
-
-def _time(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
-    """RFC 3339, in UTC where it names no offset, or milliseconds since the epoch."""
-    if text is None or text.isdigit():
-        return None if text is None else int(text)
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise click.BadParameter(f"expected a time like 2026-03-01T12:00:00Z or milliseconds, got {text!r}") from error
-    return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 @click.command(epilog=EPILOG)
 @optional_ids_argument
 @click.option("--all", "everything", is_flag=True, help="Every saga that state or history topic knows.")
 @click.option("--at", type=click.IntRange(min=1), metavar="EVENT", help="As of this event number of its run.")
-@click.option("--as-of", metavar="TIME", callback=_time, help="As of this time (RFC 3339, UTC by default, or ms).")
+@click.option("--as-of", metavar="TIME", callback=time_given, help="As of this time (RFC 3339, UTC by default, or ms).")
 @output_option("table", "json", "jsonl", "ids")
 @cluster_options
 def rebuild(ids: list[str], everything: bool, at: int | None, as_of: int | None, output: str, cluster: Cluster) -> None:

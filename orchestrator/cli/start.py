@@ -1,5 +1,6 @@
 """`kompensate start`: begin a saga, and if asked to, wait for it."""
 
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ from kompensate.orchestrator.cli.options import Cluster, cluster_options
 from kompensate.orchestrator.cli.output import name, output_option
 from kompensate.orchestrator.cli.output import saga_id as saga_id_callback
 from kompensate.orchestrator.cli.show import print_views
+from kompensate.orchestrator.cli.times import later_given
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.schemas import payloads
 
@@ -31,6 +33,18 @@ from kompensate.schemas import payloads
     callback=asking.payload,
     help="The saga's input: JSON, @FILE, or - for standard input.",
 )
+@click.option(
+    "--after",
+    metavar="SECONDS|TIME",
+    callback=later_given,
+    help="Begin then: in so many seconds, or at a time (RFC 3339). Until then the saga is pending and takes signals.",
+)
+@click.option(
+    "--deadline",
+    metavar="SECONDS|TIME",
+    callback=later_given,
+    help="Cancel the saga then, unless it has ended or is past its pivot.",
+)
 @asking.wait_option
 @click.option("--result", is_flag=True, help="Wait for the saga's end and print it; exit code 4 unless it completed.")
 @asking.timeout_option
@@ -40,6 +54,8 @@ def start(
     saga: str,
     saga_id: str | None,
     input_: bytes | None,
+    after: datetime | None,
+    deadline: datetime | None,
     wait: bool,
     result: bool,
     timeout: float,
@@ -55,12 +71,21 @@ def start(
     Examples:
       kompensate start checkout --app-name shop --id order-17 --input '{"order_id": "17", "cents": 1250}'
       kompensate start checkout --app-name shop --id order-17 --input @order.json --result
+      kompensate start reminder --app-name shop --id r-17 --after 3600 --deadline 2026-03-01T12:00:00Z
     """
     if cluster.application is not None:
         _check(cluster.application, saga, input_)
     with asking.client(cluster) as client:
         # The outcome comes before the result: a start that is rejected would be waited for in vain.
-        sent = client.start(saga, input_, saga_id=saga_id or uuid4().hex, wait=wait or result, timeout=timeout)
+        sent = client.start(
+            saga,
+            input_,
+            saga_id=saga_id or uuid4().hex,
+            wait=wait or result,
+            start_at=after,
+            deadline=deadline,
+            timeout=timeout,
+        )
         if not result or (sent.outcome is not None and not sent.outcome.accepted):
             asking.answer([sent], output)
             return

@@ -29,13 +29,10 @@ from kompensate.orchestrator.client_errors import DamagedSaga, NotFound
 from kompensate.orchestrator.reading.lookup import Lookup
 from kompensate.orchestrator.reading.status import Line, SagaView, fold, view, view_of
 from kompensate.orchestrator.reading.stored import Stored
-from kompensate.orchestrator.sagas.journal import ReadPage
 
 REFRESHES_PER_SECOND = 4
 ROWS = 20
 """Sagas in the live picture: those that changed last."""
-HISTORY_SECONDS = 5.0
-"""How long the history topic may lag behind the state topic: both are one transaction, ended partition by partition."""
 
 
 @click.command(epilog=EPILOG)
@@ -126,7 +123,8 @@ class Watched:
 
     def _new(self, found: Stored) -> list[Line]:
         try:
-            folded = fold(self._looking.topics.app, found.saga_id, self._pages(found), self._looking.payloads)
+            pages = self._looking.pages_in_time(found)
+            folded = fold(self._looking.topics.app, found.saga_id, pages, self._looking.payloads)
         except (DamagedSaga, NotFound) as error:
             self._views[found.saga_id] = view(self._looking.topics.app, found)
             say(str(error))
@@ -136,15 +134,6 @@ class Watched:
         told = self._told.get(run, 0)
         self._told[run] = folded.state.events
         return [line for line in folded.lines if line.sequence > told]
-
-    def _pages(self, found: Stored) -> list[ReadPage]:
-        deadline = time.monotonic() + HISTORY_SECONDS
-        while True:
-            try:
-                return self._looking.pages(found)
-            except NotFound:
-                if time.monotonic() > deadline:
-                    raise
 
     def picture(self) -> RenderableType:
         if len(self._views) == 1:

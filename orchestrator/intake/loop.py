@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from kompensate.orchestrator.errors import Aborted, Corrupted, Fatal, Fenced, Rejected
-from kompensate.orchestrator.intake.ports import Sources
-from kompensate.orchestrator.intake.translate import Translator, sizes
+from kompensate.orchestrator.intake.ports import Sources, Translates
+from kompensate.orchestrator.intake.translate import sizes
 from kompensate.orchestrator.ports import Clock, OutRecord, Record
 from kompensate.orchestrator.settings import Settings
 from kompensate.schemas.faults import fault
@@ -35,7 +35,7 @@ class IntakeLoop:
     """Steps one intake. `connect` joins the group, anew after each fence."""
 
     def __init__(
-        self, connect: Callable[[], Sources], translator: Translator, settings: Settings, clock: Clock
+        self, connect: Callable[[], Sources], translator: Translates, settings: Settings, clock: Clock
     ) -> None:
         self._connect = connect
         self._translator = translator
@@ -153,7 +153,7 @@ class IntakeLoop:
         if len(self._rejoins) > REJOINS_MAX:
             raise Fatal(
                 f"had to rejoin {len(self._rejoins)} times within {REJOINS_SECONDS:.0f} s, the last time for: "
-                f"{error!r}; has another intake the same slot? Each needs one of its own"
+                f"{error!r}; has another process the same slot? Each needs one of its own"
             ) from error
         logger.warning("rejoining: %r", error)
         self._clock.sleep(BACKOFF_SECONDS)

@@ -26,3 +26,13 @@ class Sources(Protocol):
 
     def close(self) -> None:
         """Leave the group and let go of everything."""
+
+
+class Translates(Protocol):
+    """What the loop makes of records."""
+
+    def translate(self, record: Record) -> list[OutRecord]:
+        """What a source record leads to. Raises nothing for bad input."""
+
+    def quarantined(self, record: Record, reason: str, *, omit: bool = False) -> OutRecord:
+        """The record put aside, for what Kafka refuses; with `omit` without its value."""

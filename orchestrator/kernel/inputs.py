@@ -98,6 +98,7 @@ class OrderAsked:
     """An operator's order: `verb` is one of tables.VERBS, `who` gave it, and why.
 
     `step` names the step that it is about, by name or number (empty: the only open one); `payload` is its result.
+    `command_id` is the command that was the step's newest when the order was given; empty: whichever it is by now.
     """
 
     origin: Origin
@@ -106,6 +107,7 @@ class OrderAsked:
     reason: str
     step: str = ""
     payload: bytes = b""
+    command_id: str = ""
 
 
 Input: TypeAlias = (

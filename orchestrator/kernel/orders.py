@@ -102,4 +102,10 @@ def _find(turn: Turn, order: i.OrderAsked) -> Call:
         names = ", ".join(f"{call.made.step} ({call.made.number})" for call in open_) or "none"
         got = f"{order.step!r}" if order.step else "no step"
         raise Rejected(f"{order.verb}: expected the name or number of one open step ({names}), got {got}")
-    return found[0]
+    call = found[0]
+    if order.command_id not in ("", call.id):
+        raise Rejected(
+            f"{order.verb} of step {call.made.step!r}: expected its command to be {order.command_id}, as when the "
+            f"order was given, got {call.id}: it has moved on since"
+        )
+    return call

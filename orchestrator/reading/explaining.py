@@ -103,6 +103,9 @@ def _held(found: Fold) -> Reason:
     moves = (
         f"mend the cause, then {resume} (`kompensate replay --id {state.saga_id}` tells whether today's code goes on)"
     )
+    steps = ", ".join(call.made.step for call in state.open.values())
+    if steps:
+        moves += f"; or say what became of {steps}: `kompensate retry | skip | complete {state.saga_id}`"
     return Reason("quarantined", f"held: {state.hold_reason}", moves, since_at=since, error=state.hold_reason)
 
 

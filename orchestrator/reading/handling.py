@@ -6,8 +6,9 @@ it is known that a worker has passed the request.
 
 from kompensate.orchestrator.client_errors import DamagedSaga, NotFound, TimedOut
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.reading.lookup import CLOCKS_APART_MS, Lookup, keys_of
+from kompensate.orchestrator.reading.lookup import Lookup, keys_of
 from kompensate.orchestrator.reading.outcomes import Outcome, Sent, begun_by, judged
+from kompensate.orchestrator.reading.rejections import rejections
 from kompensate.orchestrator.sagas.journal import read_watermark
 from kompensate.schemas.messages import START
 from kompensate.schemas.topics import WATERMARK_PREFIX
@@ -54,7 +55,8 @@ def covers(watermark: Record | None, sent: Sent) -> bool:
 
 def handled(lookup: Lookup, sent: Sent) -> Outcome:
     """What became of a request that was handled."""
-    reason = _rejection(lookup, sent)
+    rejected = rejections(lookup, [sent.partition], sent.time)
+    reason = rejected.get((sent.topic, sent.partition, sent.offset))
     if reason is not None:
         return Outcome("rejected", reason)
     if sent.type != START:
@@ -67,18 +69,6 @@ def handled(lookup: Lookup, sent: Sent) -> Outcome:
     except (NotFound, DamagedSaga):
         pages = []
     return judged(sent, found, pages, lookup.payloads.for_saga(sent.saga_id))
-
-
-def _rejection(lookup: Lookup, sent: Sent) -> str | None:
-    """Why the request is in the quarantine, None if it is not there."""
-    topic, p = lookup.topics.quarantine, sent.partition
-    starts = lookup.reader.since(topic, [p], sent.time - CLOCKS_APART_MS)
-    for record in lookup.reader.scan(topic, starts):
-        headers = dict(record.headers or ())
-        place = tuple(headers.get(name) for name in ("q_topic", "q_partition", "q_offset"))
-        if place == (sent.topic.encode(), b"%d" % p, b"%d" % sent.offset):
-            return (headers.get("q_reason") or b"").decode(errors="replace")
-    return None
 
 
 def not_handled(sent: Sent, timeout: float) -> TimedOut:

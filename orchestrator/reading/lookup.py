@@ -4,6 +4,7 @@
 no worker to be alive.
 """
 
+import time
 from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
 from typing import TypeAlias
@@ -21,6 +22,8 @@ from kompensate.schemas.topics import Topics, check_saga_id, page_key, partition
 
 CLOCKS_APART_MS = 600_000
 """By how much brokers' clocks may differ where records are looked for by time."""
+HISTORY_SECONDS = 5.0
+"""How long the history topic may lag behind the state topic: both are one transaction, ended partition by partition."""
 CLOSED = "-"
 """The status in the header of a page that is full: the page after it has the saga's."""
 
@@ -121,6 +124,16 @@ class Lookup:
                 f"{self.topics.history}/{found.partition}, got fewer: its retention may have removed them"
             )
         return _read(found.saga_id, values)
+
+    def pages_in_time(self, found: Stored) -> list[ReadPage]:
+        """`pages` of a saga that was followed to its end just now: the history may lag behind for a moment."""
+        deadline = time.monotonic() + HISTORY_SECONDS
+        while True:
+            try:
+                return self.pages(found)
+            except NotFound:
+                if time.monotonic() > deadline:
+                    raise
 
     def ended_pages(self, found: Stored) -> list[bytes] | None:
         """An ended saga's pages from the history topic, in order; None unless all are there."""

@@ -110,6 +110,7 @@ class SagaView:
     version: int = 1
     parent: str = ""
     published: dict[str, Any] = field(default_factory=dict)
+    orders: tuple[str, ...] = ()
     steps: tuple[StepView, ...] = ()
     detailed: bool = False
     damaged: str = ""
@@ -277,6 +278,9 @@ def view_of(found: Fold, partition: int) -> SagaView:
         version=state.version,
         parent=state.parent or "",
         published={name: found.readable(value) for name, value in state.published.items()},
+        orders=tuple(
+            f"{timestamp(line.time)} {line.detail}" for line in found.lines if isinstance(line.event, e.OperatorActed)
+        ),
         reason=state.reason,
         input=found.readable(started.payload) if started else None,
         result=found.readable(state.result),

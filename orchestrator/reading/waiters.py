@@ -1,16 +1,18 @@
-"""Who waits on a `Tail`: for the end of a saga, or for what became of a request.
+"""Who waits on a `Tail`: for the end of a saga, for what it publishes, or for what became of a request.
 
 Each tells its caller once, by a `concurrent.futures.Future`, from the tail's thread.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from kompensate.orchestrator.client_errors import NotFound
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.reading.handling import Handling, covers, handled, watermark_key
-from kompensate.orchestrator.reading.lookup import Lookup, keys_of
+from kompensate.orchestrator.reading.lookup import CLOSED, Lookup, keys_of
 from kompensate.orchestrator.reading.outcomes import Outcome, Sent
+from kompensate.orchestrator.reading.publishing import Values
 from kompensate.orchestrator.reading.status import SagaView, view
 from kompensate.orchestrator.reading.stored import Stored, stored
 
@@ -66,6 +68,37 @@ class End(Told[SagaView]):
         if self.newest is not None and self.newest.ended:
             self.tell(view(lookup.topics.app, self.newest, payloads=lookup.payloads))
         return self.future.done()
+
+
+class Shows(End):
+    """Hands on what a saga publishes, from the tail's thread, until it has ended: its newest values, then each.
+
+    With `there` it fails with NotFound for a saga that the state topic does not have.
+    """
+
+    def __init__(
+        self, saga_id: str, partition: int, hand: Callable[[list[tuple[str, Any]]], None], *, there: bool = False
+    ) -> None:
+        super().__init__(saga_id, partition)
+        self._hand, self._there = hand, there
+        self._values = Values()
+        self._handed: Stored | None = None
+        self._looked = False
+
+    def past(self, records: Mapping[bytes, Record]) -> None:
+        super().past(records)
+        self._looked = True
+
+    def settle(self, lookup: Lookup) -> bool:
+        found = self.newest
+        if found is None and self._looked and self._there:
+            raise NotFound(
+                f"no saga {self._saga_id!r}: expected one under way, or ended within the dedup window, got none"
+            )
+        if found is not None and found is not self._handed and found.header.status != CLOSED and self._looked:
+            self._handed = found
+            self._hand(list(self._values.new(lookup, found)))
+        return super().settle(lookup)
 
 
 class Fate(Told[Outcome]):

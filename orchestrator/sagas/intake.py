@@ -83,7 +83,8 @@ class Intake:
             case t if t in ORDERS.values():
                 assert request.who is not None  # as above
                 verb = t.rpartition(".")[2]
-                return i.OrderAsked(origin, verb, request.who, reason, request.step or "", payload)
+                step, command_id = request.step or "", request.command_id or ""
+                return i.OrderAsked(origin, verb, request.who, reason, step, payload, command_id)
         raise AssertionError(f"a request type that Request.parse lets through: {request.type}")
 
     def _expect_placed(self, saga_id: str, origin: i.Origin) -> None:

@@ -173,3 +173,21 @@ def test_an_order_for_one_that_has_ended(cached: bool) -> None:
 
     with pytest.raises(Rejected, match="expected a saga under way, got a retry for one that is compensated"):
         driven.order("retry")
+
+
+def test_an_order_about_a_command_counts_once(cached: bool) -> None:
+    """Given twice, or too late: the step has a newer command by then, or is done, and the second is rejected."""
+    driven = in_doubt(cached)
+    seen = driven.state.calls[1].id
+
+    driven.order("retry", command_id=seen)
+    assert driven.state.hold is None
+    with pytest.raises(Rejected, match=f"expected its command to be {seen}, as when the order was given, got"):
+        driven.order("retry", command_id=seen)
+
+    driven = stuck_undoing(cached)
+    forward = driven.state.calls[1].forward_id
+    with pytest.raises(Rejected, match="it has moved on since"):
+        driven.order("skip", command_id=forward)
+    driven.order("skip", command_id=driven.state.calls[1].id)
+    assert driven.state.ended

@@ -26,9 +26,11 @@ ASKING = (
     "watch",
     "history",
     "rebuild",
+    "published",
     "replay",
     "explain",
 )
+ORDERS = ("retry", "skip", "complete", "compensate", "close", "hook")
 
 
 def run(*words: str, env: dict[str, str] | None = None) -> Result:
@@ -55,7 +57,7 @@ def test_every_verb_has_its_help(verb: str) -> None:
     assert f"Usage: main {verb}" in result.output
 
 
-@pytest.mark.parametrize("verb", ASKING)
+@pytest.mark.parametrize("verb", [*ASKING, *ORDERS])
 def test_help_has_an_example_and_the_exit_codes(verb: str) -> None:
     """Whoever asks for help sees a command to paste, the environment variables, and what exit codes mean."""
     text = run(verb, "--help").output
@@ -172,6 +174,25 @@ def test_an_import_that_fails_inside_is_the_users_to_see(shop: str) -> None:
 
     assert isinstance(result.exception, ModuleNotFoundError)
     assert result.exception.name == "no_such_module"
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["skip", "o-1"], "Missing option '--reason'"),
+        (["close", "o-1", "--reason", " "], "expected text for the saga's history, got ' '"),
+        (["compensate", "o-1", "--reason", "r", "--by", ""], "expected text for the saga's history, got ''"),
+        (["complete", "o-1", "--reason", "r", "--result", "{"], "expected JSON, got b'{'"),
+        (["start", "buy", "--after", "soon"], "expected a time like 2026-03-01T12:00:00Z or seconds from now"),
+        (["start", "buy", "--deadline", "1e300"], "expected seconds within the years a date can have"),
+    ],
+)
+def test_what_nobody_could_take_is_not_sent(words: Sequence[str], text: str) -> None:
+    """An order without a reason, a time that is none: wrong usage, and no broker is asked."""
+    result = run(*words, "--app-name", "shop", "--bootstrap", "127.0.0.1:1")
+
+    assert result.exit_code == 2
+    assert text in result.stderr
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ from tests.fixtures.driving import (
     shipping,
 )
 from tests.fixtures.lives import paid, pay, recorded
+from tests.kernel.test_orders import stuck_undoing
 
 SHORT = Saga(
     "short",
@@ -181,7 +182,15 @@ def test_a_held_saga_says_who_and_how_it_is_released() -> None:
     assert broken[0].why.startswith("held: the program raised ArithmeticError: a mistake (")
     assert broken[0].since_at == START_TIME
     assert "then `kompensate resume order-1`" in broken[0].moves
+    assert "or say what became" not in broken[0].moves, "no step is open"
     assert len(broken) == 1
+
+
+def test_a_saga_held_for_a_step_says_which_orders_there_are() -> None:
+    found = reasons(stuck_undoing(cached=True))
+
+    assert found[0].kind == "quarantined"
+    assert "; or say what became of reserve: `kompensate retry | skip | complete order-1`" in found[0].moves
 
 
 @saga("works")

@@ -1,0 +1,168 @@
+"""Filters over sagas, and many sagas asked one after the other, on topics that are lists."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from kompensate.orchestrator.cli.batch import Batch
+from kompensate.orchestrator.reading.selecting import BadFilter, Filter, milliseconds
+from kompensate.orchestrator.reading.stored import Stored, stored
+from kompensate.schemas.messages import CANCEL, PAUSE, SIGNAL, START
+from tests.fixtures.stage import Paper, all_done, silent_at
+
+HOUR = 3_600_000
+
+
+def begin(paper: Paper, saga_id: str, answered: object = "charge", saga: str = "checkout") -> None:
+    paper.ask(START, saga_id, saga_type=saga, payload=b'{"order_id": "1"}')
+    paper.play(silent_at(answered) if isinstance(answered, str) else all_done)
+
+
+@pytest.fixture
+def paper() -> Paper:
+    """old-1 and new-1 wait for payments, an hour apart; held-1 is paused; done-1 has completed; wait-1 receives."""
+    made = Paper()
+    begin(made, "old-1")
+    made.now += HOUR
+    begin(made, "new-1")
+    begin(made, "held-1", "reserve")
+    made.ask(PAUSE, "held-1")
+    begin(made, "wait-1", saga="approval")
+    begin(made, "done-1", None)
+    made.ask(SIGNAL, "early-1", subject="approved", payload=b"1")
+    made.play(silent_at("charge"))
+    return made
+
+
+def sagas(paper: Paper) -> list[Stored]:
+    return list(stored(paper.state()))
+
+
+def chosen(paper: Paper, *where: str) -> set[str]:
+    found = Filter.parse(where)
+    return {saga.saga_id for saga in sagas(paper) if found.matches("shop", saga, paper.now)}
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (["status=running"], "old-1 new-1 held-1 wait-1"),
+        (["status=completed,status=pending"], "done-1 early-1"),
+        (["definition=approval"], "wait-1"),
+        (["hold=paused"], "held-1"),
+        (["hold=any", "status=running"], "held-1"),
+        (["hold=none,status=running"], "old-1 new-1 wait-1"),
+        (["step=charge"], "old-1 new-1"),
+        (["step=charge", "step=reserve"], "old-1 new-1 held-1"),
+        (["step=charge,older-than=30m"], "old-1"),
+        (["older-than=2h"], ""),
+        (["definition=checkout,status=running", "hold=none"], "old-1 new-1"),
+    ],
+)
+def test_conditions_are_joined(paper: Paper, where: Sequence[str], expected: str) -> None:
+    """Different names: all must hold; one name twice: either."""
+    assert chosen(paper, *where) == set(expected.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "state=running",
+            "expected NAME=VALUE with NAME one of status, definition, hold, older-than, step, got 'state",
+        ),
+        ("status", "got 'status'"),
+        ("", "got ''"),
+        ("status=", "got 'status='"),
+        ("status=run", "status: expected one of pending, running, compensating, completed, "),
+        ("hold=yes", "hold: expected one of paused, quarantined, any, none, got 'yes'"),
+        ("older-than=soon", "older-than: expected a duration like 90s, 15m, 2h or 7d, got 'soon'"),
+    ],
+)
+def test_a_filter_that_says_nothing_is_refused(text: str, message: str) -> None:
+    with pytest.raises(BadFilter) as raised:
+        Filter.parse([text])
+
+    assert message in str(raised.value)
+
+
+def test_durations() -> None:
+    assert [milliseconds(text) for text in ("90", "90s", "15m", "2h", "7d")] == [
+        *(90_000, 90_000, 900_000, 2 * HOUR, 168 * HOUR)
+    ]
+
+
+def ids(batch: Batch, paper: Paper, rate: float, seconds: float) -> list[str]:
+    return [found.saga_id for found, _ in batch.next(rate, seconds, paper.now)]
+
+
+def test_a_batch_keeps_its_rate(paper: Paper) -> None:
+    """The first at once, then so many a second, those that changed longest ago first."""
+    batch = Batch("cancel", Filter.parse(["status=running"]), "shop")
+    batch.take(sagas(paper), paper.now)
+
+    asked = [ids(batch, paper, 2.0, 100.0 + seconds) for seconds in (0.0, 0.4, 0.6, 0.6, 1.6)]
+
+    assert asked == [["old-1"], [], ["new-1"], [], ["held-1", "wait-1"]]
+    assert batch.done
+    assert batch.told("asked") == "cancel: 4 sagas match, 4 asked, 0 left alone"
+
+
+def test_what_a_saga_has_become_meanwhile_counts(paper: Paper) -> None:
+    """One that went on, and does not match any more, is left alone, and one that came later is not asked."""
+    batch = Batch("cancel", Filter.parse(["step=charge,status=running"]), "shop")
+    batch.take(sagas(paper), paper.now)
+    assert ids(batch, paper, 1.0, 100.0) == ["old-1"]
+    paper.ask(CANCEL, "new-1")
+    begin(paper, "late-1")
+
+    batch.take(sagas(paper), paper.now)
+
+    assert ids(batch, paper, 1.0, 200.0) == []
+    assert batch.done
+    assert batch.told("asked") == "cancel: 2 sagas match, 1 asked, 1 left alone (1 moved on meanwhile)"
+
+
+@pytest.mark.parametrize(
+    ("verb", "asked", "alone"),
+    [
+        ("cancel", "early-1 held-1 new-1 old-1 wait-1", "1 ended"),
+        ("signal", "early-1 held-1 new-1 old-1 wait-1", "1 ended"),
+        ("pause", "early-1 new-1 old-1 wait-1", "1 held already, 1 ended"),
+        ("resume", "held-1", "4 not held, 1 ended"),
+        ("compensate", "held-1 new-1 old-1 wait-1", "1 ended, 1 pending, not running"),
+        ("close", "held-1 new-1 old-1 wait-1", "1 ended, 1 not begun"),
+        ("retry", "held-1 new-1 old-1", "1 not one open step, 1 ended, 1 not begun"),
+    ],
+)
+def test_who_cannot_take_it_is_left_alone(paper: Paper, verb: str, asked: str, alone: str) -> None:
+    """So that nothing lands in the quarantine, and the same again asks nobody who has done it."""
+    batch = Batch(verb, Filter(), "shop", steps=verb == "retry")
+    batch.take(sagas(paper), paper.now)
+
+    found = batch.everything(paper.now)
+
+    assert sorted(view.saga_id for view, _ in found) == sorted(asked.split())
+    told = batch.told("would be asked")
+    assert set(told[told.index("(") + 1 : -1].split(", ")) == set(alone.split(", "))
+
+
+def test_an_order_is_about_the_step_as_it_stands(paper: Paper) -> None:
+    """Each with the command that is its newest, so that a second run of the same rejects itself."""
+    batch = Batch("skip", Filter.parse(["status=running"]), "shop", steps=True, step="charge")
+    batch.take(sagas(paper), paper.now)
+
+    found = batch.everything(paper.now)
+
+    assert [(view.saga_id, step.step if step else "") for view, step in found] == [
+        *(("old-1", "charge"), ("new-1", "charge"))
+    ]
+    assert all(step is not None and step.command_id for _, step in found)
+    assert "2 left alone (2 step charge not open)" in batch.told("would be asked")
+
+
+def test_a_batch_that_was_interrupted_says_what_is_left(paper: Paper) -> None:
+    batch = Batch("resume", Filter.parse(["hold=any"]), "shop")
+    batch.take(sagas(paper), paper.now)
+
+    assert batch.told("asked") == "resume: 1 sagas match, 0 asked, 0 left alone, 1 to go"
