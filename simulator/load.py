@@ -79,7 +79,8 @@ class Load:
         saga_id = f"{name}-{len(self.started)}"
         self.started.append(saga_id)
         if self._signal_names and random.random() < 0.05:
-            self._send(SIGNAL, saga_id, subject=random.choice(sorted(self._signal_names)), payload=b"{}")
+            early = random.choice(sorted(self._signal_names))
+            self._send(SIGNAL, saga_id, subject=early, payload=encode(self._simulated.signal(early)))
         payload = encode(self._simulated.input(name, random))
         self._send(START, saga_id, saga_type=name, payload=payload, time=self._world.clock.now())
 

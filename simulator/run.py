@@ -337,24 +337,25 @@ class Run:
 
     def _disturb(self) -> None:
         chaos, world = self.chaos, self.world
-        names = list(self.running)
-        if chaos.hit("expire"):
+        names = list(self.running)  # none where all steps are local, and the workers are dead
+        if chaos.hit("expire") and names:
             self._expire(self.running[chaos.random.choice(names)])
-        if chaos.hit("kill"):
+        if chaos.hit("kill") and names:
             process = self.running[chaos.random.choice(names)]
             if process not in self._stack:
                 self._kill(process)
-        if chaos.hit("scale"):
+        if chaos.hit("scale") and names:
             process = self.running[chaos.random.choice(names)]
             if process not in self._stack:
                 process.stop()
                 self._dead(process)
         if chaos.hit("compaction"):
             self._compact()
-        if chaos.hit("grow"):
-            self._grow(chaos.random.choice(world.application.services))
-        if chaos.hit("slot"):
-            database = world.databases[chaos.random.choice(world.application.services)]
+        services = world.application.services  # none where all steps are local
+        if services and chaos.hit("grow"):
+            self._grow(chaos.random.choice(services))
+        if services and chaos.hit("slot"):
+            database = world.databases[chaos.random.choice(services)]
             database.slot = database.reader = None
             self.stir()
 

@@ -9,6 +9,7 @@ for _number in (signal.SIGINT, signal.SIGQUIT):
 
 pytest_plugins = [
     "tests.fixtures.fix_examples",
+    "tests.fixtures.fix_ground",
     "tests.fixtures.fix_hypothesis",
     "tests.fixtures.fix_stack",
     "tests.fixtures.fix_system",

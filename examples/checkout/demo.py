@@ -16,13 +16,13 @@ from typing import Any
 
 from examples.checkout import orders
 from examples.checkout.checker import Verdict, check
-from examples.checkout.children import ROOT, ChildEnded, run
 from examples.checkout.contracts import Order
 from examples.checkout.kills import Kills
 from examples.checkout.load import Load, Stalled
 from examples.checkout.progress import Progress
 from examples.checkout.reading import StateReader, request_times
 from examples.checkout.shop import Shop, open_shop
+from examples.common.children import ROOT, ChildEnded, run
 from kompensate.compose.local.errors import StackError
 
 DIRECTORY = ROOT / ".kompensate" / "demo"

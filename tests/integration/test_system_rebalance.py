@@ -2,7 +2,7 @@
 
 import pytest
 
-from examples.checkout.children import Child
+from examples.common.children import Child
 from tests.fixtures.system import LOT, SESSION_MS, System
 
 NAME = "worker-3"

@@ -21,12 +21,12 @@ from pathlib import Path
 
 from examples.checkout import orders
 from examples.checkout.checker import check
-from examples.checkout.children import ROOT, ChildEnded
 from examples.checkout.contracts import Order
 from examples.checkout.load import Load, Stalled
 from examples.checkout.progress import Progress
 from examples.checkout.reading import StateReader
 from examples.checkout.shop import Shop, open_shop
+from examples.common.children import ROOT, ChildEnded
 from kompensate.compose.local.errors import StackError
 
 DIRECTORY = ROOT / ".kompensate" / "soak"

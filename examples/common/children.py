@@ -1,8 +1,9 @@
-"""Processes of the `kompensate` command that a driver starts, kills and starts again, each with its log file."""
+"""Processes that a driver starts, kills and starts again, each with its log: `kompensate`, or a front of ours."""
 
 import os
 import signal
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 STOP_SECONDS = 20.0
 TAIL_LINES = 15
 ROOT = Path(__file__).parents[2]
-COMMAND = Path(sysconfig.get_path("scripts")) / "kompensate"
+COMMAND = str(Path(sysconfig.get_path("scripts")) / "kompensate")
 
 
 class ChildEnded(RuntimeError):
@@ -18,12 +19,14 @@ class ChildEnded(RuntimeError):
 
 
 class Child:
-    """One `kompensate` process. `arguments` are the command's."""
+    """One process: `kompensate` with these `arguments`, or with `module` that module of ours."""
 
-    def __init__(self, name: str, arguments: Sequence[str], logs: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str], logs: Path, environment: Mapping[str, str], *, module: str = ""
+    ) -> None:
         self.name = name
         self.log = logs / f"{name}.log"
-        self._arguments = tuple(arguments)
+        self._program = (sys.executable, "-m", module, *arguments) if module else (COMMAND, *arguments)
         self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -40,7 +43,7 @@ class Child:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                (COMMAND, *self._arguments, *more),
+                (*self._program, *more),
                 cwd=ROOT,
                 env={**os.environ, **self._environment, **environment},
                 stdin=subprocess.DEVNULL,
@@ -49,10 +52,16 @@ class Child:
                 start_new_session=True,
             )
 
+    def ended(self) -> int | None:
+        """Its exit status (negative for a signal) if it has ended by itself; told once."""
+        code = None if self._process is None else self._process.poll()
+        if code is not None:
+            self._process = None
+        return code
+
     def check(self) -> None:
         """Raise ChildEnded where it should run and does not."""
-        if self._process is not None and (code := self._process.poll()) is not None:
-            self._process = None
+        if (code := self.ended()) is not None:
             raise ChildEnded(f"{self.name} ended with status {code}. The end of {self.log}:\n{self.tail()}")
 
     def kill(self) -> None:
