@@ -2,18 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import psycopg
 import pytest
-from sqlalchemy import create_engine
 
 from examples.billing import cards
 from examples.billing.app import Subscription, app, subscription
-from examples.checkout.children import Child, run
+from examples.common.ground import Ground, Parts
 from kompensate.compose.local.stack import Stack
-from kompensate.orchestrator.client import Client, Start
-from kompensate.outbox.tables import create_tables
+from kompensate.orchestrator.client import Start
 from tests.fixtures.waiting import wait_until
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
@@ -23,82 +20,56 @@ MONTHS = 60
 DEADLINE_SECONDS = 120.0
 
 
-class Billing:
-    """The service on a database of its own, the relay and a worker, each a process."""
-
-    def __init__(self, stack: Stack, prefix: str, logs: Path) -> None:
-        self._stack, self._name = stack, f"billing{uuid4().hex[:6]}"
-        self.dsn = stack.postgres_dsn(self._name)
-        environment = {
-            "KOMPENSATE_BOOTSTRAP": stack.bootstrap,
-            "KOMPENSATE_PREFIX": prefix,
-            "KOMPENSATE_APP": "examples.billing.app:app",
-        }
-        fast = ("-X", "session.timeout.ms=6000", "-X", "heartbeat.interval.ms=2000", "-X", "group.instance.id=p-1")
-        commands = {
-            "service": ["participant", "examples.billing.cards:payments", "--dsn", self.dsn, *fast],
-            "relay": ["relay", "--dsn", f"payments={self.dsn}"],
-            "worker": ["worker", "--slot", "one", "--session-timeout", "3", "--slot-directory", str(logs)],
-        }
-        with psycopg.connect(stack.postgres_dsn(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {self._name}")
-        engine = create_engine(self.dsn)
-        with engine.begin() as made:
-            create_tables(made)
-            cards.create(made, dict.fromkeys(CUSTOMERS, True))
-        engine.dispose()
-        run(["topics", "apply"], environment)
-        self.children = {name: Child(name, what, logs, environment) for name, what in commands.items()}
-        for child in self.children.values():
-            child.start()
-
-    def bills(self) -> list[str]:
-        with psycopg.connect(self._libpq()) as connection:
-            return [bill for (bill,) in connection.execute("SELECT bill FROM payment ORDER BY ctid")]
-
-    def wait_for(self, count: int) -> None:
-        wait_until(f"{count} bills", lambda: len(self.bills()) >= count, DEADLINE_SECONDS)
-
-    def _libpq(self) -> str:
-        return self.dsn.replace("postgresql+psycopg://", "postgresql://")
-
-    def close(self) -> None:
-        for child in self.children.values():
-            child.kill()
-        with psycopg.connect(self._stack.postgres_dsn(), autocommit=True) as connection:
-            slots = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s"
-            wait_until("the slot is free", lambda: not self._active(connection), DEADLINE_SECONDS)
-            connection.execute(slots, [self._name])
-            connection.execute(f"DROP DATABASE {self._name} WITH (FORCE)")
-
-    def _active(self, connection: "psycopg.Connection[tuple[object, ...]]") -> bool:
-        query = "SELECT 1 FROM pg_replication_slots WHERE database = %s AND active"
-        return connection.execute(query, [self._name]).fetchone() is not None
+PARTS = Parts(
+    app,
+    "examples.billing.app:app",
+    {"payments": "examples.billing.cards:payments"},
+    {"payments": lambda connection: cards.create(connection, dict.fromkeys(CUSTOMERS, True))},
+)
 
 
 @pytest.fixture
-def billing(stack: Stack, topic_prefix: str, tmp_path: Path) -> Iterator[Billing]:
-    found = Billing(stack, topic_prefix, tmp_path)
-    yield found
-    found.close()
-    for child in found.children.values():
-        print(f"--- {child.name}\n{child.tail()}")
+def billing(stack: Stack, tmp_path: Path) -> Iterator[Ground]:
+    found = Ground(PARTS, stack, tmp_path, session_ms=3_000, kind="billing")
+    try:
+        found.open()
+        yield found
+    finally:
+        found.close()
+        found.remove()
+        for child in found.children.values():
+            print(f"--- {child.name}\n{child.tail()}")
 
 
-def test_five_years_through_kills(billing: Billing, stack: Stack, topic_prefix: str) -> None:
+def _bills(billing: Ground) -> list[str]:
+    with psycopg.connect(billing.dsns["payments"].replace("postgresql+psycopg://", "postgresql://")) as connection:
+        return [bill for (bill,) in connection.execute("SELECT bill FROM payment ORDER BY ctid")]
+
+
+def _wait_for(billing: Ground, count: int) -> None:
+    wait_until(f"{count} bills", lambda: len(_bills(billing)) >= count, DEADLINE_SECONDS)
+
+
+def _least(billing: Ground) -> int:
+    """How many bills the customer has who has the fewest."""
+    bills = _bills(billing)
+    return min(sum(bill.startswith(f"sub-{each}-") for bill in bills) for each in CUSTOMERS)
+
+
+def test_five_years_through_kills(billing: Ground) -> None:
     """Each bill of each customer once, in order, however often worker, service and relay die."""
     starts = [Start(subscription.name, f"sub-{each}", Subscription(each, "pro", "2021-01-31")) for each in CUSTOMERS]
-    with Client(stack.bootstrap, app.name, prefix=topic_prefix) as client:
+    with billing.client() as client:
         client.start_many(starts)
 
-    for name in ("worker", "service", "relay", "worker"):
-        wanted = len(billing.bills()) + 10
-        billing.wait_for(wanted)
+    for name in ("worker-1", "payments", "relay", "worker-1"):
+        wanted = len(_bills(billing)) + 10
+        _wait_for(billing, wanted)
         billing.children[name].kill()
         billing.children[name].start()
-    billing.wait_for(MONTHS * len(CUSTOMERS))
+    wait_until("five years of bills of each", lambda: _least(billing) >= MONTHS, DEADLINE_SECONDS)
 
     for each in CUSTOMERS:
-        bills = [bill for bill in billing.bills() if bill.startswith(f"sub-{each}-")]
+        bills = [bill for bill in _bills(billing) if bill.startswith(f"sub-{each}-")]
         assert bills[:MONTHS] == [f"sub-{each}-{number}" for number in range(1, MONTHS + 1)]
         assert len(bills) == len(set(bills))
