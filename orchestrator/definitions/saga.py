@@ -93,14 +93,11 @@ def _begin(context: Context, planned: PlannedStep, step: Step | SubSaga, scope: 
             returns=step.returns,
         )
     undo = step.undo_message
-    return context.call(
-        planned.service,
+    return context.planned(
+        planned,
         message(step.command, step.make, scope),
-        undo=None if undo is None else message(undo, step.make_undo, scope),
-        step=planned.name,
-        kind=planned.kind,
-        returns=step.returns,
-        policy=planned.policy,
+        None if undo is None else message(undo, step.make_undo, scope),
+        step.returns,
     )
 
 

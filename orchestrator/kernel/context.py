@@ -13,11 +13,13 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 from kompensate.orchestrator.kernel import combining
 from kompensate.orchestrator.kernel.errors import ContinueAsNew
+from kompensate.orchestrator.kernel.events import CallMade
 from kompensate.orchestrator.kernel.operation import (
     Asked,
-    CallAsked,
     ChildAsked,
+    Decode,
     LocalAsked,
+    Note,
     Operation,
     PatchAsked,
     PivotAsked,
@@ -69,6 +71,34 @@ class Recorded(Protocol):
         """Was the road that the program takes here recorded?"""
 
 
+class Planned(Protocol):
+    """A declared step as its plan has it: see CallMade."""
+
+    @property
+    def name(self) -> str:
+        """The step's name."""
+
+    @property
+    def service(self) -> str:
+        """Who does it."""
+
+    @property
+    def type(self) -> str:
+        """The command's type."""
+
+    @property
+    def kind(self) -> str:
+        """One of tables.KINDS."""
+
+    @property
+    def undo_type(self) -> str | None:
+        """The compensating command's type."""
+
+    @property
+    def policy(self) -> Policy:
+        """Its times."""
+
+
 class Context:
     """One saga's view of the world. Everything in it is the same when the saga is replayed."""
 
@@ -85,6 +115,8 @@ class Context:
         self.saga_id = saga_id
         self.run_id = run
         self.asked: list[Operation] = []
+        self.open: dict[int, Operation] = {}
+        self.local: dict[int, LocalAsked] = {}
         self.recorded: Recorded | None = None
         self._payloads = payloads
         self._number = 0
@@ -133,17 +165,33 @@ class Context:
         """
         _check_kind(kind, undo)
         name, type_ = self._service(service), type(command).__name__
-        asked = CallAsked(
-            step=step or type_,
-            service=name,
-            type=f"{name}.{type_}",
-            kind=kind,
-            payload=self._payloads.encode(command),
-            undo_type=None if undo is None else f"{name}.{type(undo).__name__}",
-            undo_payload=None if undo is None else self._payloads.encode(undo),
-            policy=policy or Policy.of(DEFAULT_POLICIES[kind], retry, resend_after, timeout),
+        encode = self._payloads.encode
+        return self._ask_call(
+            step or type_,
+            name,
+            f"{name}.{type_}",
+            kind,
+            encode(command),
+            None if undo is None else f"{name}.{type(undo).__name__}",
+            None if undo is None else encode(undo),
+            policy or Policy.of(DEFAULT_POLICIES[kind], retry, resend_after, timeout),
+            returns,
         )
-        return self._ask(asked, self._as(returns))
+
+    def planned(self, step: Planned, command: object, undo: object | None, returns: Any) -> Operation:
+        """`call` for a declared step, whose names and policy were checked when it was declared."""
+        encode = self._payloads.encode
+        return self._ask_call(
+            step.name,
+            step.service,
+            step.type,
+            step.kind,
+            encode(command),
+            step.undo_type,
+            None if undo is None else encode(undo),
+            step.policy,
+            returns,
+        )
 
     def run(
         self,
@@ -179,7 +227,8 @@ class Context:
             raise ValueError("run: expected reconcile only with at_most_once: other steps are run again")
         if limit and limit not in self._limits:
             raise ValueError(f"run: expected a limit of this application ({', '.join(self._limits)}), got {limit!r}")
-        asked = CallAsked(
+        made = CallMade(
+            number=self._number + 1,
             step=step or _name(function),
             service=WORKER,
             type=_name(function),
@@ -190,13 +239,13 @@ class Context:
             policy=Policy.of(LOCAL_ONCE if at_most_once else LOCAL_POLICIES[kind], retry, None, timeout),
         )
         local = LocalAsked(
-            asked,
+            made,
             Work(function, args, limit),
             None if undo is None else Work(undo, args, limit),
             at_most_once,
             None if reconcile is None else Work(reconcile, args, limit),
         )
-        return self._ask(local, self._as(_annotated(function) if returns is None else returns))
+        return self._ask_local(local, self._payloads.decode, _annotated(function) if returns is None else returns)
 
     def child(
         self,
@@ -227,7 +276,8 @@ class Context:
         lives = self.run_id.split(".")[2:]  # a life that was continued begins to count its operations anew
         id_ = saga_id or ".".join([self.saga_id, *lives, str(self._number + 1)])
         payloads = self._payloads.for_saga(id_)  # what it is given, and its result, are the child's
-        asked = CallAsked(
+        made = CallMade(
+            number=self._number + 1,
             step=step or name,
             service=CHILD,
             type=name,
@@ -237,13 +287,14 @@ class Context:
             undo_payload=id_.encode(),
             policy=Policy.of(CHILD_POLICY, None, None, timeout),
         )
-        return self._ask(ChildAsked(asked, detached), self._as(str if detached else returns, payloads))
+        kind = str if detached else returns
+        return self._ask(ChildAsked(made, detached), payloads.decode, Any if kind is None else kind)
 
     # -- waiting
 
     def sleep(self, seconds: float) -> Operation:
         """Await it to go on `seconds` later; days are fine: nothing is kept running meanwhile."""
-        return self._ask(SleepAsked(_ms("sleep", seconds)), lambda _: None)
+        return self._ask(SleepAsked(_ms("sleep", seconds)))
 
     def sleep_until(self, when: datetime) -> Operation:
         """Await it to go on at `when`, which has a time zone; one that is past ends at once."""
@@ -257,7 +308,7 @@ class Context:
         `type` is its payload's. Raises TimeoutError after `timeout` seconds.
         """
         ms = None if timeout is None else _ms("receive", timeout)
-        return self._ask(ReceiveAsked(name, ms), self._as(type))
+        return self._ask(ReceiveAsked(name, ms), self._payloads.decode, Any if type is None else type)
 
     # -- several at once
 
@@ -302,13 +353,9 @@ class Context:
             name = self._service(by)
             undo = f"{name}.{type(args[0]).__name__}"
             payload = self._payloads.encode(args[0])
-            asked = CallAsked(
-                step or type(args[0]).__name__, name, "", "compensatable", b"", undo, payload, COMPENSATION_POLICY
-            )
-            return self._ask(asked, lambda _: None)
+            return self._ask(self._compensation(step or type(args[0]).__name__, name, undo, payload))
         undo = _name(by)
-        asked = CallAsked(step or undo, WORKER, "", "compensatable", b"", undo, b"", COMPENSATION_POLICY)
-        return self._ask(LocalAsked(asked, None, Work(by, args)), lambda _: None)
+        return self._ask_local(LocalAsked(self._compensation(step or undo, WORKER, undo, b""), None, Work(by, args)))
 
     def undo(self, operation: Operation) -> Operation:
         """Have one operation undone now: await it to go on when that is done.
@@ -328,13 +375,13 @@ class Context:
 
     def pivot(self) -> None:
         """The point of no return: what was done so far is not undone any more, and every later call is retriable."""
-        self._ask(PivotAsked(), lambda _: None)
+        self._note(PivotAsked())
 
     # -- the outside, and time
 
     def publish(self, name: str, value: object) -> None:
         """Show the outside `value` under `name`: `Client.published` reads it. The newest of each name stands."""
-        self._ask(PublishAsked(name, self._payloads.encode(value)), lambda _: None)
+        self._note(PublishAsked(name, self._payloads.encode(value)))
 
     def patched(self, patch: str) -> bool:
         """Is the new road to be taken here? True, and recorded, where the saga comes by for the first time; False
@@ -342,13 +389,13 @@ class Context:
         recorded, number = self.recorded, self._number + 1
         if recorded is not None and not recorded.marks(number, patch) and recorded.knows(number):
             return False
-        self._ask(PatchAsked(patch), lambda _: None)
+        self._note(PatchAsked(patch))
         return True
 
     def deprecate_patch(self, patch: str) -> None:
         """The old road is gone from the code: sagas that recorded the patch still find it."""
         if self.recorded is not None and self.recorded.marks(self._number + 1, patch):
-            self._ask(PatchAsked(patch), lambda _: None)
+            self._note(PatchAsked(patch))
 
     def continue_as_new(self, input: object = None) -> NoReturn:  # noqa: A002  # as in Saga
         """End this run and go on as a new one with this input and an empty history; signals not yet received move over.
@@ -383,12 +430,12 @@ class Context:
             )
         return name
 
-    def _as(self, kind: Any, payloads: Payloads | None = None) -> Callable[[bytes | None], Any]:
-        found = payloads or self._payloads
-        return lambda value: found.decode(value or b"null", Any if kind is None else kind)
+    def _compensation(self, step: str, service: str, undo: str, payload: bytes) -> CallMade:
+        kind = "compensatable"
+        return CallMade(self._number + 1, step, service, "", kind, b"", undo, payload, COMPENSATION_POLICY)
 
     def _undo(self, first: int, last: int) -> Operation:
-        return self._ask(UndoAsked(first, last), lambda _: None)
+        return self._ask(UndoAsked(first, last))
 
     def _undo_losers(self, operation: Operation) -> None:
         self._undo(operation.number, operation.number)
@@ -398,11 +445,36 @@ class Context:
         first = self._number + 1
         return lambda: self._undo(first, self._number), self.sleep
 
-    def _ask(self, asked: Asked, decode: Callable[[bytes | None], Any]) -> Operation:
-        self._number += 1
-        operation = Operation(self._number, asked, decode)
+    def _ask_call(
+        self,
+        step: str,
+        service: str,
+        type_: str,
+        kind: str,
+        payload: bytes,
+        undo_type: str | None,
+        undo_payload: bytes | None,
+        policy: Policy,
+        returns: Any,
+    ) -> Operation:
+        made = CallMade(self._number + 1, step, service, type_, kind, payload, undo_type, undo_payload, policy)
+        return self._ask(made, self._payloads.decode, Any if returns is None else returns)
+
+    def _ask_local(self, asked: LocalAsked, decode: Decode | None = None, returns: Any = None) -> Operation:
+        self.local[self._number + 1] = asked
+        return self._ask(asked, decode, Any if returns is None else returns)
+
+    def _ask(self, asked: Asked, decode: Decode | None = None, kind: Any = None) -> Operation:
+        """The kernel settles it some time."""
+        self._number = number = self._number + 1
+        operation = self.open[number] = Operation(number, asked, decode, kind)
         self.asked.append(operation)
         return operation
+
+    def _note(self, asked: Note) -> None:
+        """It has no outcome."""
+        self._number += 1
+        self.asked.append(Operation(self._number, asked))
 
 
 def _ms(verb: str, seconds: float) -> int:

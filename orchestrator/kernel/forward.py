@@ -1,11 +1,12 @@
 """The saga goes forward: what its program asks for is recorded, and its outcomes are told to it."""
 
+from dataclasses import replace
+
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.context import DEFAULT_POLICIES
 from kompensate.orchestrator.kernel.errors import OperationCancelled
 from kompensate.orchestrator.kernel.folding import dropped
 from kompensate.orchestrator.kernel.operation import (
-    CallAsked,
     ChildAsked,
     LocalAsked,
     Operation,
@@ -105,8 +106,8 @@ def _cancel_pending(turn: Turn) -> None:
 def _record(turn: Turn, program: Program, operation: Operation) -> None:
     number, asked, state = operation.number, operation.asked, turn.state
     match asked:
-        case CallAsked() | LocalAsked() | ChildAsked():
-            _record_call(turn, program, number, asked)
+        case e.CallMade() | LocalAsked() | ChildAsked():
+            _record_call(turn, program, asked)
         case SleepAsked(ms):
             turn.emit(e.SleepStarted(number, turn.time + ms))
         case ReceiveAsked(name, ms):
@@ -125,13 +126,14 @@ def _record(turn: Turn, program: Program, operation: Operation) -> None:
                 turn.emit(e.PivotPassed(number))
 
 
-def _record_call(turn: Turn, program: Program, number: int, asked: CallAsked | LocalAsked | ChildAsked) -> None:
+def _record_call(turn: Turn, program: Program, asked: e.CallMade | LocalAsked | ChildAsked) -> None:
     state = turn.state
-    call = asked if isinstance(asked, CallAsked) else asked.call
+    call = asked if isinstance(asked, e.CallMade) else asked.call
+    number = call.number
     bound = isinstance(asked, ChildAsked) or call.kind in ("retriable", "notification")
     if state.pivot is CallStatus.DONE and not bound:
-        call = call._replace(kind="retriable", undo_type=None, undo_payload=None, policy=_retriable(call))
-    turn.emit(e.CallMade(number, *call))
+        call = replace(call, kind="retriable", undo_type=None, undo_payload=None, policy=_retriable(call))
+    turn.emit(call)
     result = b"null"
     if isinstance(asked, ChildAsked):
         turn.start_child(state.calls[number], detached=asked.detached)
@@ -147,7 +149,7 @@ def _record_call(turn: Turn, program: Program, number: int, asked: CallAsked | L
     program.deliver(number, result, None, turn.time, state.events)
 
 
-def _retriable(asked: CallAsked) -> Policy:
+def _retriable(asked: e.CallMade) -> Policy:
     """What a call past the pivot is tried with: its own policy if it was given one."""
     return DEFAULT_POLICIES["retriable"] if asked.policy == DEFAULT_POLICIES[asked.kind] else asked.policy
 

@@ -23,7 +23,7 @@ from kompensate.orchestrator.kernel.errors import (
     StepInDoubt,
     StepRefused,
 )
-from kompensate.orchestrator.kernel.operation import LocalAsked, Note, Operation
+from kompensate.orchestrator.kernel.operation import LocalAsked, Operation, describe
 from kompensate.orchestrator.kernel.state import SagaState
 
 CLOSE_TRIES = 10
@@ -103,7 +103,7 @@ Ended = Returned | Continued | TurnedBack | Broken
 class Program:
     """One live coroutine. Throw it away at any time: `replayed` makes the same again."""
 
-    __slots__ = ("_context", "_coroutine", "_operations", "_payloads", "_waits", "ended", "local")
+    __slots__ = ("_context", "_coroutine", "_operations", "_payloads", "_waits", "ended")
 
     def __init__(
         self,
@@ -119,13 +119,16 @@ class Program:
         self._context = context
         context.recorded = recorded
         context.tick(time, 1)
-        self._operations: dict[int, Operation] = {}
+        self._operations = context.open
         self._waits: Operation | tuple[Operation, ...] | None = None
         self.ended: Ended | None = None
-        self.local: dict[int, LocalAsked] = {}
-        """Local steps and compensations by number: their functions are known here only."""
         self._coroutine = definition.program(context, started.payload, started.plan)
         self._step()
+
+    @property
+    def local(self) -> dict[int, LocalAsked]:
+        """Local steps and compensations by number: their functions are known here only."""
+        return self._context.local
 
     def goes_live(self) -> None:
         """The replay is over: what the program asks for from now on is not recorded yet."""
@@ -168,11 +171,6 @@ class Program:
 
     def _step(self) -> None:
         waits = self._send()
-        for operation in self._context.asked:
-            if isinstance(operation.asked, LocalAsked):
-                self.local[operation.number] = operation.asked
-            if not isinstance(operation.asked, Note):
-                self._operations[operation.number] = operation
         if self.ended is not None:
             self._waits = None
         elif self._ours(waits):
@@ -293,7 +291,7 @@ def _foreign(coroutine: Coroutine[Any, Any, Any], waits: object) -> str:
     """What was awaited, and the author's innermost line that awaits it."""
     frames = [f for awaiting in _awaiting(coroutine) if (f := awaiting.cr_frame) is not None and _authors(f)]
     where = f"{frames[-1].f_code.co_filename}:{frames[-1].f_lineno}" if frames else "an unknown line"
-    got = f"another saga's {waits.asked}" if isinstance(waits, Operation) else _type_name(waits)
+    got = f"another saga's {describe(waits.asked)}" if isinstance(waits, Operation) else _type_name(waits)
     return f"{where}: expected an operation of the saga's context to be awaited, got {got}"
 
 
