@@ -69,12 +69,15 @@ class Saga:
 async def _follow(context: Context, plan: Plan, saga: Saga, value: Any) -> object:
     """The program of every declared saga."""
     scope = Scope(value)
+    steps, results = saga.steps, scope.results
     for group in plan.groups:
-        begun = [(step.name, _begin(context, step, saga.steps[step.name], scope)) for step in group]
+        begun: dict[str, Operation | None] = {}
+        for step in group:
+            begun[step.name] = _begin(context, step, steps[step.name], scope)
         if len(begun) > 1:
-            await context.gather(*[operation for _, operation in begun if operation is not None])
-        for name, operation in begun:
-            scope.results[name] = None if operation is None else await operation
+            await context.gather(*[operation for operation in begun.values() if operation is not None])
+        for name, operation in begun.items():
+            results[name] = None if operation is None else await operation
     return saga.finish(scope)
 
 

@@ -24,6 +24,12 @@ from kompensate.orchestrator.kernel.tables import CallStatus, Status
 from kompensate.orchestrator.kernel.turn import Turn
 from kompensate.orchestrator.kernel.undoing import send_undo, turn_back
 
+# Looking a member up on its class takes as long as a call, until Python 3.12.
+_RUNNING, _DONE = Status.RUNNING, CallStatus.DONE
+
+_PAST_PIVOT = ("retriable", "notification")
+"""Kinds of calls that are past the pivot what they are before it."""
+
 
 def begin(turn: Turn, started: e.SagaStarted, program: Program) -> None:
     """The saga starts: record it, and what its program, which has run to its first wait, asks for."""
@@ -46,25 +52,34 @@ def advance(turn: Turn, program: Program) -> None:
     """Record what the program asks for, until it waits or has ended."""
     state = turn.state
     while True:
-        _cancel_pending(turn)
-        if state.status is not Status.RUNNING or state.hold is not None:
+        if state.cancel_reason is not None:
+            _cancel_pending(turn)
+        if state.status is not _RUNNING or state.hold is not None:
             return
-        match program.ended:
-            case Broken(reason):
-                # What it asked for before it broke is not recorded: mended code may ask for something else.
-                turn.quarantine(reason)
-                return
-            case TurnedBack(cause, reason):
-                if not state.pivot_out:
-                    turn_back(turn, cause, reason)
-                return
+        ended = program.ended
+        if ended is not None and _stops(turn, ended):
+            return
         asked = program.take()
-        for operation in asked:
-            _record(turn, program, operation)
         if not asked:
             break
-    if program.ended is not None and not state.open:
-        _end(turn, program.ended)
+        for operation in asked:
+            _record(turn, program, operation)
+    if ended is not None and not state.open:
+        _end(turn, ended)
+
+
+def _stops(turn: Turn, ended: Ended) -> bool:
+    """Is there nothing more to record of a program that ended so?"""
+    match ended:
+        case Broken(reason):
+            # What it asked for before it broke is not recorded: mended code may ask for something else.
+            turn.quarantine(reason)
+        case TurnedBack(cause, reason):
+            if not turn.state.pivot_out:
+                turn_back(turn, cause, reason)
+        case _:
+            return False
+    return True
 
 
 def _end(turn: Turn, ended: Ended) -> None:
@@ -95,7 +110,8 @@ def cancel(turn: Turn, reason: str) -> None:
 def _cancel_pending(turn: Turn) -> None:
     """The pivot was answered while a cancel waited for it."""
     state = turn.state
-    if state.cancel_reason is None or state.status is not Status.RUNNING or state.hold is not None:
+    assert state.cancel_reason is not None  # or there is none
+    if state.status is not _RUNNING or state.hold is not None:
         return
     if state.pivot is CallStatus.DONE:
         turn.emit(e.CancelRefused(state.cancel_reason))
@@ -130,8 +146,7 @@ def _record_call(turn: Turn, program: Program, asked: e.CallMade | LocalAsked | 
     state = turn.state
     call = asked if isinstance(asked, e.CallMade) else asked.call
     number = call.number
-    bound = isinstance(asked, ChildAsked) or call.kind in ("retriable", "notification")
-    if state.pivot is CallStatus.DONE and not bound:
+    if state.pivot is _DONE and call.kind not in _PAST_PIVOT and not isinstance(asked, ChildAsked):
         call = replace(call, kind="retriable", undo_type=None, undo_payload=None, policy=_retriable(call))
     turn.emit(call)
     result = b"null"

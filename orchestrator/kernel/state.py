@@ -11,6 +11,8 @@ from kompensate.orchestrator.kernel.tables import CANCEL_CHILD, ENDS, CallStatus
 
 OPEN = frozenset({CallStatus.SENT, CallStatus.WAITING, CallStatus.UNDOING, CallStatus.UNDO_WAITING})
 """Calls that something is still expected of: a reply, or the time for the next attempt."""
+_OUT = frozenset({CallStatus.SENT, CallStatus.WAITING})
+_BACK = frozenset({CallStatus.UNDOING, CallStatus.UNDO_WAITING})
 
 
 @dataclass(slots=True)
@@ -42,7 +44,7 @@ class Call:
 
     @property
     def undoing(self) -> bool:
-        return self.status in (CallStatus.UNDOING, CallStatus.UNDO_WAITING)
+        return self.status in _BACK
 
 
 @dataclass(slots=True)
@@ -97,7 +99,7 @@ class SagaState:
     @property
     def pivot_out(self) -> bool:
         """The pivot's answer is still to come: nobody may turn back before it."""
-        return self.pivot in (CallStatus.SENT, CallStatus.WAITING)
+        return self.pivot in _OUT
 
     def next_due(self) -> int | None:
         """When a worker that takes this saga over has to look at it: at once if a local step is to be run again."""
