@@ -95,7 +95,7 @@ def _begin(context: Context, planned: PlannedStep, step: Step | SubSaga, scope: 
             on_close=step.on_close,
             returns=step.returns,
         )
-    undo = step.undo_message
+    undo = None if planned.undo_type is None else step.undo_message
     return context.planned(
         planned,
         message(step.command, step.make, scope),

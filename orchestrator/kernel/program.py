@@ -170,34 +170,33 @@ class Program:
                 break
 
     def _step(self) -> None:
-        waits = self._send()
-        if self.ended is not None:
-            self._waits = None
-        elif self._ours(waits):
-            self._waits = waits  # type: ignore[assignment]  # that is what it says
+        """Let the coroutine go on to what it awaits next, or to its end."""
+        try:
+            waits = self._coroutine.send(None)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            # Whatever the user's code raises, CancelledError and SystemExit too, holds this saga and no other.
+            self._waits, self.ended = None, self._end_by(error)
+            return
+        if self._ours(waits):
+            self._waits = waits
         else:
             self._waits, self.ended = None, Broken(str(ForeignAwait(_foreign(self._coroutine, waits))))
             self.close()
 
-    def _send(self) -> object:
-        """Let the coroutine go on to what it awaits next, or to its end."""
-        try:
-            return self._coroutine.send(None)
-        except StopIteration as stop:
-            self.ended = self._returned(stop.value)
-        except SagaError as error:
-            self.ended = TurnedBack("step", storable(error))
-        except FailSaga as error:
-            self.ended = TurnedBack("fail", storable(error))
-        except ContinueAsNew as error:
-            self.ended = Continued(error.payload)
-        except BaseException as error:
-            # Whatever the user's code raises, CancelledError and SystemExit too, holds this saga and no other.
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            said = f"the program raised {type(error).__name__}: {storable(error)}{_line(error)}"
-            self.ended = Broken(f"{said}; {AWAIT_OURS}" if _wants_loop(error) else said)
-        return None
+    def _end_by(self, error: BaseException) -> Ended:
+        match error:
+            case StopIteration():
+                return self._returned(error.value)
+            case SagaError():
+                return TurnedBack("step", storable(error))
+            case FailSaga():
+                return TurnedBack("fail", storable(error))
+            case ContinueAsNew():
+                return Continued(error.payload)
+        said = f"the program raised {type(error).__name__}: {storable(error)}{_line(error)}"
+        return Broken(f"{said}; {AWAIT_OURS}" if _wants_loop(error) else said)
 
     def _ours(self, waits: object) -> bool:
         """Is that an open operation of this saga, or several?"""

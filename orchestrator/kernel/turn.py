@@ -174,7 +174,9 @@ class Turn:
 
         None: the saga is held and only records it; the program hears of it when it is replayed on release.
         """
-        program = self.running()
+        program = self.execution.program
+        if program is None or self.state.hold is not None:
+            program = self.running()
         if program is None:
             self.emit(event)
             return None
