@@ -13,7 +13,7 @@ from kompensate.orchestrator.kernel.tables import CALL, CHILD, SAGA, WORKER, Cal
 
 _OUT = frozenset({CallStatus.SENT, CallStatus.UNDOING})
 _OURS = frozenset({WORKER, CHILD})
-_SENT = CALL[None, e.CallMade]
+_SENT, _DONE, _WAITING = CALL[None, e.CallMade], CallStatus.DONE, CallStatus.WAITING
 
 
 def evolve(state: SagaState, event: e.Event, time: int) -> None:
@@ -52,8 +52,8 @@ def _evolve_call(state: SagaState, event: _CallEvent, time: int) -> None:
     status = None if call is None else CALL.get((call.status, kind))
     if call is None or status is None:
         raise _not_allowed(state, event, call)
+    was, call.status = call.status, status
     _CALL_APPLY[kind](state, call, event, time)
-    call.status = status
     if status in OPEN:
         state.open[number] = call
     elif state.open.pop(number, None) is not None:
@@ -62,7 +62,7 @@ def _evolve_call(state: SagaState, event: _CallEvent, time: int) -> None:
     if made.service == WORKER:
         _note_local(state, call)
     if made.kind == "pivot":
-        state.pivot = _pivot(state)
+        _note_pivot(state, call, was)
 
 
 def _not_allowed(state: SagaState, event: _CallEvent | e.CallMade, call: Call | None) -> IllegalTransition:
@@ -79,11 +79,16 @@ def _note_local(state: SagaState, call: Call) -> None:
         state.local.pop(call.made.number, None)
 
 
-def _pivot(state: SagaState) -> CallStatus:
-    if state.pivot_passed:
-        return CallStatus.DONE
-    statuses = [call.status for call in state.calls.values() if call.made.kind == "pivot"]
-    return next((s for s in (CallStatus.DONE, CallStatus.SENT, CallStatus.WAITING) if s in statuses), statuses[-1])
+def _note_pivot(state: SagaState, call: Call, was: CallStatus | None) -> None:
+    """A pivot's status was `was`: what counts now of all of them."""
+    state.pivots_done += (call.status is _DONE) - (was is _DONE)
+    if state.pivot_passed or state.pivots_done:
+        state.pivot = _DONE
+    elif call.status is _SENT:
+        state.pivot = _SENT
+    else:
+        out = [each.status for each in state.open.values() if each.made.kind == "pivot"]
+        state.pivot = next((status for status in (_SENT, _WAITING) if status in out), call.status)
 
 
 def _call_made(state: SagaState, event: e.CallMade, time: int) -> None:
@@ -99,7 +104,7 @@ def _call_made(state: SagaState, event: e.CallMade, time: int) -> None:
         state.local[number] = call
     state.calls[number] = state.open[number] = state.commands[id_] = call
     if event.kind == "pivot":
-        state.pivot = _pivot(state)
+        _note_pivot(state, call, None)
 
 
 def _resend_at(made: e.CallMade, sent: int, resends: int) -> int | None:
@@ -133,11 +138,13 @@ def _attempt_made(state: SagaState, call: Call, _: e.AttemptMade, time: int) -> 
 def _completed(state: SagaState, call: Call, event: e.CallSucceeded | e.CallInDoubt, __: int) -> None:
     state.completions += 1
     call.rank = state.completions
-    call.doubted = isinstance(event, e.CallInDoubt)
+    call.doubted = type(event) is e.CallInDoubt
+    if call.made.undo_type is not None and call.undoable:
+        state.done[event.number] = call
 
 
-def _undo_sent(state: SagaState, call: Call, _: e.UndoSent, time: int) -> None:
-    again = call.status is CallStatus.UNDO_WAITING
+def _undo_sent(state: SagaState, call: Call, event: e.UndoSent, time: int) -> None:
+    again = state.done.pop(event.number, None) is None
     _next_attempt(state, call, "compensate", call.attempt + 1 if again else 1, time)
 
 

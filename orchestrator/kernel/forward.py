@@ -185,7 +185,7 @@ def _undo_part(turn: Turn, program: Program, event: e.UndoStarted) -> None:
     state = turn.state
     lost = dropped(state, event)
     if (state.pivot_out or state.pivot is CallStatus.DONE) and (
-        state.to_undo(event.first, event.last)
+        any(state.to_undo((event.first, event.last)))
         or any(event.first <= n <= event.last and c.undoable for n, c in state.open.items())
     ):
         turn.quarantine(f"expected to go forward only, the pivot is {state.pivot}, got: undo of steps")
@@ -210,8 +210,8 @@ def continue_undos(turn: Turn) -> None:
         while state.status is Status.RUNNING and state.hold is None and number in state.undos:
             if any(call.undoing and first <= n <= last for n, call in state.open.items()):
                 break
-            waiting = state.to_undo(first, last)
-            if waiting:
-                send_undo(turn, waiting[0])
-            else:
+            waiting = next(state.to_undo((first, last)), None)
+            if waiting is None:
                 turn.settle(e.UndoEnded(number))
+            else:
+                send_undo(turn, waiting)
