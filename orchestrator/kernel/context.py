@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from kompensate.orchestrator.kernel import combining
+from kompensate.orchestrator.kernel.contracts import Payloads, Planned, Recorded
 from kompensate.orchestrator.kernel.errors import ContinueAsNew
 from kompensate.orchestrator.kernel.events import CallMade
 from kompensate.orchestrator.kernel.operation import (
@@ -29,26 +30,22 @@ from kompensate.orchestrator.kernel.operation import (
     UndoAsked,
     Work,
 )
-from kompensate.orchestrator.kernel.policy import MS_MAX, Policy, RetryPolicy
+from kompensate.orchestrator.kernel.policy import (
+    CHILD_POLICY,
+    COMPENSATION_POLICY,
+    DEFAULT_POLICIES,
+    LOCAL_ONCE,
+    LOCAL_POLICIES,
+    MS_MAX,
+    Policy,
+    RetryPolicy,
+)
 from kompensate.orchestrator.kernel.tables import CHILD, KINDS, ON_CLOSE, WORKER
 
 SECONDS_MAX = MS_MAX // 1000
 EVENTS_SUGGESTED = 2_000
 """A history is read and replayed whole when a saga is woken: past so many events it should begin anew."""
 T = TypeVar("T")
-
-
-class Payloads(Protocol):
-    """How values become bytes; the catalogue brings one (JSON by `kompensate.schemas.payloads`)."""
-
-    def encode(self, value: object, /) -> bytes:
-        """`value` as bytes. Raises ValueError or TypeError where it cannot be."""
-
-    def decode(self, data: bytes, kind: Any, /) -> Any:
-        """The value of that type. Raises ValueError naming expected and got."""
-
-    def for_saga(self, saga_id: str, /) -> "Payloads":
-        """The same for one saga: what it writes may be bound to that saga, and read for no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,44 +56,6 @@ class Service:
 
     def __str__(self) -> str:
         return self.name
-
-
-class Recorded(Protocol):
-    """What a replay knows of the operations that are still to come."""
-
-    def marks(self, number: int, patch: str) -> bool:
-        """Is the operation of that number this patch's mark? False also where nothing is recorded."""
-
-    def knows(self, number: int) -> bool:
-        """Was the road that the program takes here recorded?"""
-
-
-class Planned(Protocol):
-    """A declared step as its plan has it: see CallMade."""
-
-    @property
-    def name(self) -> str:
-        """The step's name."""
-
-    @property
-    def service(self) -> str:
-        """Who does it."""
-
-    @property
-    def type(self) -> str:
-        """The command's type."""
-
-    @property
-    def kind(self) -> str:
-        """One of tables.KINDS."""
-
-    @property
-    def undo_type(self) -> str | None:
-        """The compensating command's type."""
-
-    @property
-    def policy(self) -> Policy:
-        """Its times."""
 
 
 class Context:
@@ -166,7 +125,8 @@ class Context:
         _check_kind(kind, undo)
         name, type_ = self._service(service), type(command).__name__
         encode = self._payloads.encode
-        return self._ask_call(
+        made = CallMade(
+            self._number + 1,
             step or type_,
             name,
             f"{name}.{type_}",
@@ -175,23 +135,16 @@ class Context:
             None if undo is None else f"{name}.{type(undo).__name__}",
             None if undo is None else encode(undo),
             policy or Policy.of(DEFAULT_POLICIES[kind], retry, resend_after, timeout),
-            returns,
         )
+        return self._ask_call(made, returns)
 
     def planned(self, step: Planned, command: object, undo: object | None, returns: Any) -> Operation:
         """`call` for a declared step, whose names and policy were checked when it was declared."""
-        encode = self._payloads.encode
-        return self._ask_call(
-            step.name,
-            step.service,
-            step.type,
-            step.kind,
-            encode(command),
-            step.undo_type,
-            None if undo is None else encode(undo),
-            step.policy,
-            returns,
-        )
+        encode, undo_type = self._payloads.encode, step.undo_type
+        payload, undo_payload = encode(command), None if undo is None else encode(undo)
+        number, name, service, kind = self._number + 1, step.name, step.service, step.kind
+        made = CallMade(number, name, service, step.type, kind, payload, undo_type, undo_payload, step.policy)
+        return self._ask_call(made, returns)
 
     def run(
         self,
@@ -445,19 +398,7 @@ class Context:
         first = self._number + 1
         return lambda: self._undo(first, self._number), self.sleep
 
-    def _ask_call(
-        self,
-        step: str,
-        service: str,
-        type_: str,
-        kind: str,
-        payload: bytes,
-        undo_type: str | None,
-        undo_payload: bytes | None,
-        policy: Policy,
-        returns: Any,
-    ) -> Operation:
-        made = CallMade(self._number + 1, step, service, type_, kind, payload, undo_type, undo_payload, policy)
+    def _ask_call(self, made: CallMade, returns: Any) -> Operation:
         return self._ask(made, self._payloads.decode, Any if returns is None else returns)
 
     def _ask_local(self, asked: LocalAsked, decode: Decode | None = None, returns: Any = None) -> Operation:
@@ -501,17 +442,3 @@ def _annotated(function: Callable[..., Any]) -> Any:
     """The type that a function says it returns; None where it does not."""
     found = getattr(getattr(function, "func", function), "__annotations__", {}).get("return")
     return None if isinstance(found, str) else found
-
-
-DEFAULT_POLICIES = {
-    "compensatable": Policy(timeout=300_000),
-    "pivot": Policy(),
-    "retriable": Policy(attempts=0),
-    "notification": Policy(),
-}
-"""A compensatable step is in doubt after five minutes; the pivot and what follows are never given up."""
-LOCAL_POLICIES = {"compensatable": Policy(), "pivot": Policy(), "retriable": Policy(attempts=0)}
-"""A local step is waited for as long as it takes: the worker knows whether it still runs."""
-LOCAL_ONCE = Policy(attempts=1)
-CHILD_POLICY = Policy(attempts=1)
-COMPENSATION_POLICY = Policy()

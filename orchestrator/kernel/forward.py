@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from kompensate.orchestrator.kernel import events as e
-from kompensate.orchestrator.kernel.context import DEFAULT_POLICIES
 from kompensate.orchestrator.kernel.errors import OperationCancelled
 from kompensate.orchestrator.kernel.folding import dropped
 from kompensate.orchestrator.kernel.operation import (
@@ -17,7 +16,7 @@ from kompensate.orchestrator.kernel.operation import (
     SleepAsked,
     UndoAsked,
 )
-from kompensate.orchestrator.kernel.policy import Policy
+from kompensate.orchestrator.kernel.policy import DEFAULT_POLICIES, Policy
 from kompensate.orchestrator.kernel.program import Broken, Continued, Ended, Program, Returned, TurnedBack
 from kompensate.orchestrator.kernel.replay import CANCELLED
 from kompensate.orchestrator.kernel.tables import CallStatus, Status

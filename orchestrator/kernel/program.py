@@ -13,7 +13,8 @@ from types import CoroutineType, FrameType
 from typing import Any, Protocol
 
 from kompensate.orchestrator.kernel import events as e
-from kompensate.orchestrator.kernel.context import Context, Payloads, Recorded
+from kompensate.orchestrator.kernel.context import Context
+from kompensate.orchestrator.kernel.contracts import Payloads, Recorded
 from kompensate.orchestrator.kernel.errors import (
     ContinueAsNew,
     FailSaga,
