@@ -144,7 +144,11 @@ def _completed(state: SagaState, call: Call, event: e.CallSucceeded | e.CallInDo
 
 
 def _undo_sent(state: SagaState, call: Call, event: e.UndoSent, time: int) -> None:
-    again = state.done.pop(event.number, None) is None
+    again = event.number not in state.done
+    if not again and next(reversed(state.done)) == event.number:
+        state.done.popitem()  # a dictionary looks past what was deleted at its end, each time, unless it goes so
+    elif not again:
+        del state.done[event.number]
     _next_attempt(state, call, "compensate", call.attempt + 1 if again else 1, time)
 
 
