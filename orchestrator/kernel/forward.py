@@ -184,7 +184,7 @@ def _undo_part(turn: Turn, program: Program, event: e.UndoStarted) -> None:
     state = turn.state
     lost = dropped(state, event)
     if (state.pivot_out or state.pivot is CallStatus.DONE) and (
-        any(state.to_undo((event.first, event.last)))
+        state.to_undo(event.first, event.last)
         or any(event.first <= n <= event.last and c.undoable for n, c in state.open.items())
     ):
         turn.quarantine(f"expected to go forward only, the pivot is {state.pivot}, got: undo of steps")
@@ -209,8 +209,8 @@ def continue_undos(turn: Turn) -> None:
         while state.status is Status.RUNNING and state.hold is None and number in state.undos:
             if any(call.undoing and first <= n <= last for n, call in state.open.items()):
                 break
-            waiting = next(state.to_undo((first, last)), None)
-            if waiting is None:
-                turn.settle(e.UndoEnded(number))
+            waiting = state.to_undo(first, last)
+            if waiting:
+                send_undo(turn, waiting[0])
             else:
-                send_undo(turn, waiting)
+                turn.settle(e.UndoEnded(number))

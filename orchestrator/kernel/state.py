@@ -4,7 +4,6 @@ It holds no more than deciding needs: statuses by the tables, open calls with th
 It never holds the program: that is a cache beside it.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from kompensate.orchestrator.kernel import events as e
@@ -130,12 +129,14 @@ class SagaState:
             dues.append(self.deadline)
         if self.delayed is not None:
             dues.append(self.delayed.until)
-        return min(dues, default=None)
+        return min(dues) if dues else None
 
-    def to_undo(self, within: tuple[int, int] | None = None) -> Iterator[Call]:
-        """Calls whose undo is still to be sent, of the (first, last) operations or of all; the last completed first."""
-        if within is None:
-            return reversed(self.done.values())
-        first, last = within
-        found = [call for number in range(first, last + 1) if (call := self.done.get(number)) is not None]
-        return iter(sorted(found, key=lambda call: call.rank, reverse=True))
+    def to_undo(self, first: int = 1, last: int | None = None) -> list[Call]:
+        """Calls whose undo is still to be sent, of those numbered `first` to `last`; the last completed first."""
+        found = self.done.values() if last is None else map(self.done.get, range(first, last + 1))
+        calls = [call for call in found if call is not None and call.made.number >= first]
+        return sorted(calls, key=lambda call: call.rank, reverse=True)
+
+    def last_done(self) -> Call | None:
+        """The first of `to_undo()`."""
+        return next(reversed(self.done.values()), None)

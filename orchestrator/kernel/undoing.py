@@ -30,7 +30,7 @@ def next_undo(turn: Turn) -> None:
     """Send the next compensation, one at a time so that their order holds, or end the saga."""
     state = turn.state
     while not any(call.undoing for call in state.open.values()):
-        call = next(state.to_undo(), None)
+        call = state.last_done()
         if call is None:
             _end(turn)
             return

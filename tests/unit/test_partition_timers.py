@@ -7,6 +7,7 @@ import pytest
 
 from kompensate.orchestrator import Application, Context, saga
 from kompensate.orchestrator.kernel import events as e
+from kompensate.orchestrator.ports import OutRecord
 from kompensate.orchestrator.sagas.journal import Recorded, read_pages
 from tests.fixtures.partitions import EPOCH, Shop
 
@@ -25,10 +26,10 @@ async def nap(ctx: Context, times: list[int]) -> None:
 APP = Application("shop", [nap], partitions=1)
 
 
-def _events(shop: Shop) -> dict[str, list[Recorded]]:
+def _events(history: list[OutRecord]) -> dict[str, list[Recorded]]:
     """What each saga that has ended did: its last page in the history topic."""
     found = {}
-    for record in shop.history:
+    for record in history:
         (page,) = read_pages([record.value or b""])
         found[(record.key or b"").decode()] = page.events
     return found
@@ -57,11 +58,14 @@ def test_a_crowd_of_timers_through_restores(seed: int) -> None:
         if shop.partition.live == 0:
             break
         shop.now += chance.choice([0, 0, 1, 999, 2_000])
+        before = len(shop.history)
         shop.do((shop.now, PORTION))
+        for recorded in _events(shop.history[before:]).values():
+            assert recorded[-1].origin.time <= shop.now, "nobody fires ahead of the clock"
         if chance.random() < 0.3:
             _crash(shop, chance.choice(["idle", "unwritten", "unheard"]))
 
-    ended = _events(shop)
+    ended = _events(shop.history)
     assert ended.keys() == set(ids), "none is lost"
     for id_, recorded in ended.items():
         started = {r.event.number: r.event.until for r in recorded if isinstance(r.event, e.SleepStarted)}
