@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from bench.figure import Figure
-from bench.figures import kernel, local, parked, restore, throughput, whole
+from bench.figures import history, kernel, local, parked, restore, throughput, timers, whole
 from bench.ground import Ground
 
 FIGURES: dict[str, Callable[[Ground], list[Figure]]] = {
@@ -15,4 +15,6 @@ FIGURES: dict[str, Callable[[Ground], list[Figure]]] = {
     "latency": whole.latency,
     "restore": restore.restore,
     "parked": parked.parked,
+    "history": history.history,
+    "timers": timers.timers,
 }

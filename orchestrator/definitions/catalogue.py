@@ -6,7 +6,8 @@ from typing import Any
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.definitions.plan import Plan
 from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
-from kompensate.orchestrator.kernel.context import Context, Payloads
+from kompensate.orchestrator.kernel.context import Context
+from kompensate.orchestrator.kernel.contracts import Payloads
 from kompensate.schemas.formats import payloads_of
 from kompensate.schemas.payloads import PayloadUnavailable
 

@@ -1,8 +1,10 @@
 """A step's messages, filled by name from the saga's input or made by the author's callable."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from kompensate.orchestrator.definitions.steps import Make, Scope
@@ -19,14 +21,20 @@ def message(type_: type, make: Make | None, scope: Scope) -> object:
     if isinstance(value, dict):
         return type_(**{name: value[name] for name in field_names(type_) or () if name in value})
     given: Any = type(value)
-    return type_(**{name: getattr(value, name) for name in _filled(type_, given)})
+    return _filler(type_, given)(value)
 
 
 @cache
-def _filled(type_: type, given: type) -> tuple[str, ...]:
-    """The fields of a message type that a value of type `given` has something for."""
+def _filler(type_: type, given: type) -> Callable[[Any], object]:
+    """What makes a message of type `type_` from the fields that a value of type `given` has something for."""
     has = field_names(given) or ()
-    return tuple(name for name in field_names(type_) or () if name in has or hasattr(given, name))
+    names = [name for name in field_names(type_) or () if name in has or hasattr(given, name)]
+    parameters = inspect.signature(type_).parameters.values()
+    in_order = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    if len(names) > 1 and names == in_order[: len(names)]:
+        take = attrgetter(*names)
+        return lambda value: type_(*take(value))  # by name it takes twice as long
+    return lambda value: type_(**{name: getattr(value, name) for name in names})
 
 
 @cache

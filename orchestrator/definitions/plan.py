@@ -7,8 +7,7 @@ from json import dumps, loads
 from typing import Any
 
 from kompensate.orchestrator.definitions.steps import Parallel, Part, Step, SubSaga
-from kompensate.orchestrator.kernel.context import CHILD_POLICY
-from kompensate.orchestrator.kernel.policy import Policy
+from kompensate.orchestrator.kernel.policy import CHILD_POLICY, Policy
 from kompensate.orchestrator.kernel.tables import CHILD, ON_CLOSE
 
 

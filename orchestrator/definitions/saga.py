@@ -69,12 +69,15 @@ class Saga:
 async def _follow(context: Context, plan: Plan, saga: Saga, value: Any) -> object:
     """The program of every declared saga."""
     scope = Scope(value)
+    steps, results = saga.steps, scope.results
     for group in plan.groups:
-        begun = [(step.name, _begin(context, step, saga.steps[step.name], scope)) for step in group]
+        begun: dict[str, Operation | None] = {}
+        for step in group:
+            begun[step.name] = _begin(context, step, steps[step.name], scope)
         if len(begun) > 1:
-            await context.gather(*[operation for _, operation in begun if operation is not None])
-        for name, operation in begun:
-            scope.results[name] = None if operation is None else await operation
+            await context.gather(*[operation for operation in begun.values() if operation is not None])
+        for name, operation in begun.items():
+            results[name] = None if operation is None else await operation
     return saga.finish(scope)
 
 
@@ -92,15 +95,12 @@ def _begin(context: Context, planned: PlannedStep, step: Step | SubSaga, scope: 
             on_close=step.on_close,
             returns=step.returns,
         )
-    undo = step.undo_message
-    return context.call(
-        planned.service,
+    undo = None if planned.undo_type is None else step.undo_message
+    return context.planned(
+        planned,
         message(step.command, step.make, scope),
-        undo=None if undo is None else message(undo, step.make_undo, scope),
-        step=planned.name,
-        kind=planned.kind,
-        returns=step.returns,
-        policy=planned.policy,
+        None if undo is None else message(undo, step.make_undo, scope),
+        step.returns,
     )
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from kompensate.orchestrator.kernel.context import DEFAULT_POLICIES, Service
-from kompensate.orchestrator.kernel.policy import Policy, RetryPolicy
+from kompensate.orchestrator.kernel.context import Service
+from kompensate.orchestrator.kernel.policy import DEFAULT_POLICIES, Policy, RetryPolicy
 
 
 class DefinitionError(ValueError):

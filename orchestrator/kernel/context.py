@@ -9,15 +9,18 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from kompensate.orchestrator.kernel import combining
+from kompensate.orchestrator.kernel.contracts import Payloads, Planned, Recorded
 from kompensate.orchestrator.kernel.errors import ContinueAsNew
+from kompensate.orchestrator.kernel.events import CallMade
 from kompensate.orchestrator.kernel.operation import (
     Asked,
-    CallAsked,
     ChildAsked,
+    Decode,
     LocalAsked,
+    Note,
     Operation,
     PatchAsked,
     PivotAsked,
@@ -27,26 +30,22 @@ from kompensate.orchestrator.kernel.operation import (
     UndoAsked,
     Work,
 )
-from kompensate.orchestrator.kernel.policy import MS_MAX, Policy, RetryPolicy
+from kompensate.orchestrator.kernel.policy import (
+    CHILD_POLICY,
+    COMPENSATION_POLICY,
+    DEFAULT_POLICIES,
+    LOCAL_ONCE,
+    LOCAL_POLICIES,
+    MS_MAX,
+    Policy,
+    RetryPolicy,
+)
 from kompensate.orchestrator.kernel.tables import CHILD, KINDS, ON_CLOSE, WORKER
 
 SECONDS_MAX = MS_MAX // 1000
 EVENTS_SUGGESTED = 2_000
 """A history is read and replayed whole when a saga is woken: past so many events it should begin anew."""
 T = TypeVar("T")
-
-
-class Payloads(Protocol):
-    """How values become bytes; the catalogue brings one (JSON by `kompensate.schemas.payloads`)."""
-
-    def encode(self, value: object, /) -> bytes:
-        """`value` as bytes. Raises ValueError or TypeError where it cannot be."""
-
-    def decode(self, data: bytes, kind: Any, /) -> Any:
-        """The value of that type. Raises ValueError naming expected and got."""
-
-    def for_saga(self, saga_id: str, /) -> "Payloads":
-        """The same for one saga: what it writes may be bound to that saga, and read for no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +56,6 @@ class Service:
 
     def __str__(self) -> str:
         return self.name
-
-
-class Recorded(Protocol):
-    """What a replay knows of the operations that are still to come."""
-
-    def marks(self, number: int, patch: str) -> bool:
-        """Is the operation of that number this patch's mark? False also where nothing is recorded."""
-
-    def knows(self, number: int) -> bool:
-        """Was the road that the program takes here recorded?"""
 
 
 class Context:
@@ -85,6 +74,8 @@ class Context:
         self.saga_id = saga_id
         self.run_id = run
         self.asked: list[Operation] = []
+        self.open: dict[int, Operation] = {}
+        self.local: dict[int, LocalAsked] = {}
         self.recorded: Recorded | None = None
         self._payloads = payloads
         self._number = 0
@@ -133,17 +124,27 @@ class Context:
         """
         _check_kind(kind, undo)
         name, type_ = self._service(service), type(command).__name__
-        asked = CallAsked(
-            step=step or type_,
-            service=name,
-            type=f"{name}.{type_}",
-            kind=kind,
-            payload=self._payloads.encode(command),
-            undo_type=None if undo is None else f"{name}.{type(undo).__name__}",
-            undo_payload=None if undo is None else self._payloads.encode(undo),
-            policy=policy or Policy.of(DEFAULT_POLICIES[kind], retry, resend_after, timeout),
+        encode = self._payloads.encode
+        made = CallMade(
+            self._number + 1,
+            step or type_,
+            name,
+            f"{name}.{type_}",
+            kind,
+            encode(command),
+            None if undo is None else f"{name}.{type(undo).__name__}",
+            None if undo is None else encode(undo),
+            policy or Policy.of(DEFAULT_POLICIES[kind], retry, resend_after, timeout),
         )
-        return self._ask(asked, self._as(returns))
+        return self._ask_call(made, returns)
+
+    def planned(self, step: Planned, command: object, undo: object | None, returns: Any) -> Operation:
+        """`call` for a declared step, whose names and policy were checked when it was declared."""
+        encode, undo_type = self._payloads.encode, step.undo_type
+        payload, undo_payload = encode(command), None if undo is None else encode(undo)
+        number, name, service, kind = self._number + 1, step.name, step.service, step.kind
+        made = CallMade(number, name, service, step.type, kind, payload, undo_type, undo_payload, step.policy)
+        return self._ask_call(made, returns)
 
     def run(
         self,
@@ -179,7 +180,8 @@ class Context:
             raise ValueError("run: expected reconcile only with at_most_once: other steps are run again")
         if limit and limit not in self._limits:
             raise ValueError(f"run: expected a limit of this application ({', '.join(self._limits)}), got {limit!r}")
-        asked = CallAsked(
+        made = CallMade(
+            number=self._number + 1,
             step=step or _name(function),
             service=WORKER,
             type=_name(function),
@@ -190,13 +192,13 @@ class Context:
             policy=Policy.of(LOCAL_ONCE if at_most_once else LOCAL_POLICIES[kind], retry, None, timeout),
         )
         local = LocalAsked(
-            asked,
+            made,
             Work(function, args, limit),
             None if undo is None else Work(undo, args, limit),
             at_most_once,
             None if reconcile is None else Work(reconcile, args, limit),
         )
-        return self._ask(local, self._as(_annotated(function) if returns is None else returns))
+        return self._ask_local(local, self._payloads.decode, _annotated(function) if returns is None else returns)
 
     def child(
         self,
@@ -228,7 +230,8 @@ class Context:
         lives = self.run_id.split(".")[2:]  # a life that was continued begins to count its operations anew
         id_ = saga_id or ".".join([self.saga_id, *lives, str(self._number + 1)])
         payloads = self._payloads.for_saga(id_)  # what it is given, and its result, are the child's
-        asked = CallAsked(
+        made = CallMade(
+            number=self._number + 1,
             step=step or name,
             service=CHILD,
             type=name,
@@ -238,13 +241,14 @@ class Context:
             undo_payload=id_.encode(),
             policy=Policy.of(CHILD_POLICY, None, None, timeout),
         )
-        return self._ask(ChildAsked(asked, detached), self._as(str if detached else returns, payloads))
+        kind = str if detached else returns
+        return self._ask(ChildAsked(made, detached), payloads.decode, Any if kind is None else kind)
 
     # -- waiting
 
     def sleep(self, seconds: float) -> Operation:
         """Await it to go on `seconds` later; days are fine: nothing is kept running meanwhile."""
-        return self._ask(SleepAsked(_ms("sleep", seconds)), lambda _: None)
+        return self._ask(SleepAsked(_ms("sleep", seconds)))
 
     def sleep_until(self, when: datetime) -> Operation:
         """Await it to go on at `when`, which has a time zone; one that is past ends at once."""
@@ -258,7 +262,7 @@ class Context:
         `type` is its payload's. Raises TimeoutError after `timeout` seconds.
         """
         ms = None if timeout is None else _ms("receive", timeout)
-        return self._ask(ReceiveAsked(name, ms), self._as(type))
+        return self._ask(ReceiveAsked(name, ms), self._payloads.decode, Any if type is None else type)
 
     # -- several at once
 
@@ -303,13 +307,9 @@ class Context:
             name = self._service(by)
             undo = f"{name}.{type(args[0]).__name__}"
             payload = self._payloads.encode(args[0])
-            asked = CallAsked(
-                step or type(args[0]).__name__, name, "", "compensatable", b"", undo, payload, COMPENSATION_POLICY
-            )
-            return self._ask(asked, lambda _: None)
+            return self._ask(self._compensation(step or type(args[0]).__name__, name, undo, payload))
         undo = _name(by)
-        asked = CallAsked(step or undo, WORKER, "", "compensatable", b"", undo, b"", COMPENSATION_POLICY)
-        return self._ask(LocalAsked(asked, None, Work(by, args)), lambda _: None)
+        return self._ask_local(LocalAsked(self._compensation(step or undo, WORKER, undo, b""), None, Work(by, args)))
 
     def undo(self, operation: Operation) -> Operation:
         """Have one operation undone now: await it to go on when that is done.
@@ -329,13 +329,13 @@ class Context:
 
     def pivot(self) -> None:
         """The point of no return: what was done so far is not undone any more, and every later call is retriable."""
-        self._ask(PivotAsked(), lambda _: None)
+        self._note(PivotAsked())
 
     # -- the outside, and time
 
     def publish(self, name: str, value: object) -> None:
         """Show the outside `value` under `name`: `Client.published` reads it. The newest of each name stands."""
-        self._ask(PublishAsked(name, self._payloads.encode(value)), lambda _: None)
+        self._note(PublishAsked(name, self._payloads.encode(value)))
 
     def patched(self, patch: str) -> bool:
         """Is the new road to be taken here? True, and recorded, where the saga comes by for the first time; False
@@ -343,13 +343,13 @@ class Context:
         recorded, number = self.recorded, self._number + 1
         if recorded is not None and not recorded.marks(number, patch) and recorded.knows(number):
             return False
-        self._ask(PatchAsked(patch), lambda _: None)
+        self._note(PatchAsked(patch))
         return True
 
     def deprecate_patch(self, patch: str) -> None:
         """The old road is gone from the code: sagas that recorded the patch still find it."""
         if self.recorded is not None and self.recorded.marks(self._number + 1, patch):
-            self._ask(PatchAsked(patch), lambda _: None)
+            self._note(PatchAsked(patch))
 
     def continue_as_new(self, input: object = None) -> NoReturn:  # noqa: A002  # as in Saga
         """End this run and go on as a new one with this input and an empty history; signals not yet received move over.
@@ -384,12 +384,12 @@ class Context:
             )
         return name
 
-    def _as(self, kind: Any, payloads: Payloads | None = None) -> Callable[[bytes | None], Any]:
-        found = payloads or self._payloads
-        return lambda value: found.decode(value or b"null", Any if kind is None else kind)
+    def _compensation(self, step: str, service: str, undo: str, payload: bytes) -> CallMade:
+        kind = "compensatable"
+        return CallMade(self._number + 1, step, service, "", kind, b"", undo, payload, COMPENSATION_POLICY)
 
     def _undo(self, first: int, last: int) -> Operation:
-        return self._ask(UndoAsked(first, last), lambda _: None)
+        return self._ask(UndoAsked(first, last))
 
     def _undo_losers(self, operation: Operation) -> None:
         self._undo(operation.number, operation.number)
@@ -399,11 +399,24 @@ class Context:
         first = self._number + 1
         return lambda: self._undo(first, self._number), self.sleep
 
-    def _ask(self, asked: Asked, decode: Callable[[bytes | None], Any]) -> Operation:
-        self._number += 1
-        operation = Operation(self._number, asked, decode)
+    def _ask_call(self, made: CallMade, returns: Any) -> Operation:
+        return self._ask(made, self._payloads.decode, Any if returns is None else returns)
+
+    def _ask_local(self, asked: LocalAsked, decode: Decode | None = None, returns: Any = None) -> Operation:
+        self.local[self._number + 1] = asked
+        return self._ask(asked, decode, Any if returns is None else returns)
+
+    def _ask(self, asked: Asked, decode: Decode | None = None, kind: Any = None) -> Operation:
+        """The kernel settles it some time."""
+        self._number = number = self._number + 1
+        operation = self.open[number] = Operation(number, asked, decode, kind)
         self.asked.append(operation)
         return operation
+
+    def _note(self, asked: Note) -> None:
+        """It has no outcome."""
+        self._number += 1
+        self.asked.append(Operation(self._number, asked))
 
 
 def _ms(verb: str, seconds: float) -> int:
@@ -430,17 +443,3 @@ def _annotated(function: Callable[..., Any]) -> Any:
     """The type that a function says it returns; None where it does not."""
     found = getattr(getattr(function, "func", function), "__annotations__", {}).get("return")
     return None if isinstance(found, str) else found
-
-
-DEFAULT_POLICIES = {
-    "compensatable": Policy(timeout=300_000),
-    "pivot": Policy(),
-    "retriable": Policy(attempts=0),
-    "notification": Policy(),
-}
-"""A compensatable step is in doubt after five minutes; the pivot and what follows are never given up."""
-LOCAL_POLICIES = {"compensatable": Policy(), "pivot": Policy(), "retriable": Policy(attempts=0)}
-"""A local step is waited for as long as it takes: the worker knows whether it still runs."""
-LOCAL_ONCE = Policy(attempts=1)
-CHILD_POLICY = Policy(attempts=1)
-COMPENSATION_POLICY = Policy()

@@ -47,7 +47,7 @@ def decide(execution: Execution, input_: i.Input) -> Decision:
             if turn.state.status is Status.PENDING:
                 raise Rejected(f"expected a saga that has started, got a {input_.verb} for one that has not")
             take_order(turn, input_, go_on)
-    return turn.decision
+    return Decision(turn.events, turn.effects)
 
 
 def _start(turn: Turn, asked: i.StartAsked) -> None:

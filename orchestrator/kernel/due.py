@@ -14,41 +14,48 @@ def take_due(turn: Turn, running: frozenset[str]) -> None:
     `running` are the commands of local steps that this worker runs: the others were lost with theirs. What begins in
     this turn is not due in it, so that a program that sleeps for no time holds nobody up.
     """
-    state, now = turn.state, turn.time
-    newest = max((*state.sleeps, *state.receives), default=0)
+    state = turn.state
     for call in list(state.local.values()):
         if call.id not in running and state.hold is None:
             _run_again(turn, call)
-    while state.hold is None and not state.ended:
-        due = _dues(state, newest)
-        if not due or min(due)[0] > now:
+    for when, number, what in sorted(_dues(state, turn.time)):
+        if state.hold is not None or state.ended:
             return
-        _, number, what = min(due)
-        if what == "sleep":
-            settle(turn, e.SleepEnded(number))
-        elif what == "receive":
-            settle(turn, e.ReceiveTimedOut(number))
-        elif what == "timeout":
-            _timed_out(turn, state.open[number])
-        elif what == "call":
-            _call_due(turn, state.open[number])
-        elif state.delayed is not None:
+        if number > 0:
+            _operation_due(turn, when, number, what)
+        elif what == "start" and state.delayed is not None:
             _start_delayed(turn, state.delayed)
-        else:
+        elif what == "deadline" and state.deadline is not None:
             cancel(turn, "its deadline has passed")
 
 
-def _dues(state: SagaState, newest: int) -> list[tuple[int, int, str]]:
-    """(when, operation's number, what) of all that waits for its time; of sleeps and receives up to `newest`."""
-    due = [(until, n, "sleep") for n, until in state.sleeps.items() if n <= newest]
-    due += [(r.until, n, "receive") for n, r in state.receives.items() if r.until is not None and n <= newest]
-    due += [(c.timeout_at, n, "timeout") for n, c in state.open.items() if c.timeout_at is not None]
-    due += [(c.due, n, "call") for n, c in state.open.items() if c.due is not None]
+def _operation_due(turn: Turn, when: int, number: int, what: str) -> None:
+    """It was due, unless something else that was due has settled it meanwhile."""
+    state = turn.state
+    call = state.open.get(number)
+    if what == "sleep" and number in state.sleeps:
+        settle(turn, e.SleepEnded(number))
+    elif what == "receive" and number in state.receives:
+        settle(turn, e.ReceiveTimedOut(number))
+    elif what == "timeout" and call is not None and call.timeout_at == when:
+        _timed_out(turn, call)
+    elif what == "call" and call is not None and call.due == when:
+        _call_due(turn, call)
+
+
+def _dues(state: SagaState, now: int) -> list[tuple[int, int, str]]:
+    """(when, operation's number, what) of all whose time has come by `now`."""
+    found = [(until, n, "sleep") for n, until in state.sleeps.items()]
+    found += [(r.until, n, "receive") for n, r in state.receives.items() if r.until is not None]
+    found += [(c.timeout_at, n, "timeout") for n, c in state.open.items() if c.timeout_at is not None]
+    found += [(c.due, n, "call") for n, c in state.open.items() if c.due is not None]
+    begins = 0
     if state.delayed is not None:
-        due.append((state.delayed.until, 0, "start"))
-    elif state.deadline is not None:
-        due.append((state.deadline, 0, "deadline"))
-    return due
+        begins = state.delayed.until
+        found.append((begins, -1, "start"))
+    if state.deadline is not None:
+        found.append((max(state.deadline, begins), 0, "deadline"))  # what has not begun is not cancelled
+    return [due for due in found if due[0] <= now]
 
 
 def _run_again(turn: Turn, call: Call) -> None:

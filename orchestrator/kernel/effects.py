@@ -6,10 +6,12 @@ state says so itself.
 
 from typing import NamedTuple, TypeAlias
 
+from kompensate.orchestrator.kernel.events import value
 from kompensate.orchestrator.kernel.operation import Work
 
 
-class SendCommand(NamedTuple):
+@value
+class SendCommand:
     """Send this command. `expires_at` in milliseconds since the epoch; `compensates` the id it undoes."""
 
     id: str

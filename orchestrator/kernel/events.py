@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 @dataclass_transform(frozen_default=True)
-def event(kind: type[T]) -> type[T]:
+def value(kind: type[T]) -> type[T]:
     """A value that the type checker keeps unchanged: what Python checks itself takes three times as long to make."""
     return dataclass(slots=True, unsafe_hash=True)(kind)
 
 
-@event
+@value
 class SagaStarted:
     """The saga began. `plan` is the hash of a declared saga's plan, None for an `async def`."""
 
@@ -29,7 +29,7 @@ class SagaStarted:
     tracestate: str | None
 
 
-@event
+@value
 class CallMade:
     """The program asked for a command: it is sent in the same transaction.
 
@@ -47,14 +47,14 @@ class CallMade:
     policy: Policy
 
 
-@event
+@value
 class CommandResent:
     """Nobody answered within `resend_after`: the same command, with the same id, went out again."""
 
     number: int
 
 
-@event
+@value
 class AttemptFailed:
     """The command failed definitely; a new attempt with a new id goes out at `retry_at`."""
 
@@ -63,14 +63,14 @@ class AttemptFailed:
     error: bytes
 
 
-@event
+@value
 class AttemptMade:
     """The new attempt went out."""
 
     number: int
 
 
-@event
+@value
 class CallSucceeded:
     """The participant has done it."""
 
@@ -78,7 +78,7 @@ class CallSucceeded:
     result: bytes
 
 
-@event
+@value
 class CallRefused:
     """The participant said no."""
 
@@ -86,7 +86,7 @@ class CallRefused:
     error: bytes
 
 
-@event
+@value
 class CallFailed:
     """It failed for good, or expired unhandled: it is known not to be done."""
 
@@ -94,7 +94,7 @@ class CallFailed:
     error: bytes
 
 
-@event
+@value
 class CallInDoubt:
     """It was given up unanswered: it may have been done, and ranks as completed here."""
 
@@ -102,7 +102,7 @@ class CallInDoubt:
     reason: str
 
 
-@event
+@value
 class LateReplyArrived:
     """The answer to a command that was in doubt came after all; its compensation covers both orders."""
 
@@ -111,7 +111,7 @@ class LateReplyArrived:
     payload: bytes
 
 
-@event
+@value
 class SleepStarted:
     """The program sleeps until `until`."""
 
@@ -119,14 +119,14 @@ class SleepStarted:
     until: int
 
 
-@event
+@value
 class SleepEnded:
     """The sleep is over."""
 
     number: int
 
 
-@event
+@value
 class ReceiveStarted:
     """The program waits for a signal, until `until` if that is not None."""
 
@@ -135,7 +135,7 @@ class ReceiveStarted:
     until: int | None
 
 
-@event
+@value
 class SignalKept:
     """A signal came; it is kept until the program receives it."""
 
@@ -144,7 +144,7 @@ class SignalKept:
     payload: bytes
 
 
-@event
+@value
 class SignalReceived:
     """The oldest kept signal of that name went to the program."""
 
@@ -152,28 +152,28 @@ class SignalReceived:
     signal_id: str
 
 
-@event
+@value
 class ReceiveTimedOut:
     """No signal came in time."""
 
     number: int
 
 
-@event
+@value
 class CancelRequested:
     """Cancelling was asked for while the pivot is out: its answer decides."""
 
     reason: str
 
 
-@event
+@value
 class CancelRefused:
     """Cancelling was asked for past the pivot: the saga only goes forward."""
 
     reason: str
 
 
-@event
+@value
 class CompensationStarted:
     """The saga turned back. `cause` is one of tables.CAUSES, `reason` tells a person."""
 
@@ -181,14 +181,14 @@ class CompensationStarted:
     reason: str
 
 
-@event
+@value
 class UndoSent:
     """The compensation of a call went out."""
 
     number: int
 
 
-@event
+@value
 class UndoFailed:
     """The compensation failed or was refused; it is tried again at `retry_at`."""
 
@@ -197,57 +197,57 @@ class UndoFailed:
     error: bytes
 
 
-@event
+@value
 class CallUndone:
     """The compensation is done."""
 
     number: int
 
 
-@event
+@value
 class SagaCompleted:
     """The program returned."""
 
     result: bytes
 
 
-@event
+@value
 class SagaCompensated:
     """Everything that was done, or in doubt, is undone."""
 
 
-@event
+@value
 class SagaCancelled:
     """It was asked for, and everything is undone."""
 
 
-@event
+@value
 class SagaFailed:
     """The program raised FailSaga and nothing is left to undo."""
 
 
-@event
+@value
 class SagaPaused:
     """An operator holds the saga."""
 
     reason: str
 
 
-@event
+@value
 class SagaQuarantined:
     """The kernel holds the saga: somebody has to look. The reason names what was expected and got."""
 
     reason: str
 
 
-@event
+@value
 class SagaResumed:
     """The hold was released."""
 
     reason: str
 
 
-@event
+@value
 class SagaConfigured:
     """What a start asked for beyond the usual; it precedes SagaStarted.
 
@@ -261,7 +261,7 @@ class SagaConfigured:
     parent_command: str | None
 
 
-@event
+@value
 class StartDelayed:
     """The start is kept until `until`."""
 
@@ -272,14 +272,14 @@ class StartDelayed:
     until: int
 
 
-@event
+@value
 class PivotPassed:
     """The program declared its point of no return: from here on the saga only goes forward."""
 
     number: int
 
 
-@event
+@value
 class ValuePublished:
     """The program shows the outside this value; the newest of each name stands."""
 
@@ -288,7 +288,7 @@ class ValuePublished:
     value: bytes
 
 
-@event
+@value
 class PatchMarked:
     """The program took the new road of a patch here: a replay takes it again."""
 
@@ -296,7 +296,7 @@ class PatchMarked:
     patch: str
 
 
-@event
+@value
 class UndoStarted:
     """The program had the operations numbered `first` to `last` undone, while it goes on itself."""
 
@@ -305,21 +305,21 @@ class UndoStarted:
     last: int
 
 
-@event
+@value
 class UndoEnded:
     """Of those operations nothing is left to undo."""
 
     number: int
 
 
-@event
+@value
 class SagaContinued:
     """The run is over; the saga goes on as a new run with this input and an empty history."""
 
     payload: bytes
 
 
-@event
+@value
 class OperatorActed:
     """A person interfered. `verb` is one of tables.VERBS, `number` the call that it was about, else 0."""
 

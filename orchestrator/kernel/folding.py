@@ -9,9 +9,11 @@ from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.errors import IllegalTransition
 from kompensate.orchestrator.kernel.policy import command_id
 from kompensate.orchestrator.kernel.state import OPEN, Call, SagaState
-from kompensate.orchestrator.kernel.tables import CALL, CALL_EVENTS, CHILD, SAGA, WORKER, CallStatus, Hold
+from kompensate.orchestrator.kernel.tables import CALL, CHILD, SAGA, WORKER, CallStatus, Hold
 
-_OUT = (CallStatus.SENT, CallStatus.UNDOING)
+_OUT = frozenset({CallStatus.SENT, CallStatus.UNDOING})
+_OURS = frozenset({WORKER, CHILD})
+_SENT, _DONE, _WAITING = CALL[None, e.CallMade], CallStatus.DONE, CallStatus.WAITING
 
 
 def evolve(state: SagaState, event: e.Event, time: int) -> None:
@@ -23,18 +25,14 @@ def evolve(state: SagaState, event: e.Event, time: int) -> None:
     status = SAGA.get((state.status, kind))
     if status is None:
         raise IllegalTransition(f"saga {state.saga_id!r}: {kind.__name__} is not allowed while {state.status or 'new'}")
-    if kind in CALL_EVENTS:
-        _evolve_call(state, event, kind, time)  # type: ignore[arg-type]  # CALL_EVENTS names just these
-    else:
-        _APPLY[kind](state, event, time)
+    _APPLY[kind](state, event, time)
     state.status = status
     state.events += 1
     state.updated_at = time
 
 
 _CallEvent = (
-    e.CallMade
-    | e.CommandResent
+    e.CommandResent
     | e.AttemptFailed
     | e.AttemptMade
     | e.CallSucceeded
@@ -48,30 +46,30 @@ _CallEvent = (
 )
 
 
-def _evolve_call(state: SagaState, event: _CallEvent, kind: type, time: int) -> None:
-    call = state.calls.get(event.number)
-    status = CALL.get((call.status if call else None, kind))
-    if status is None:
-        was = call.status if call else "not made"
-        raise IllegalTransition(
-            f"saga {state.saga_id!r}: {kind.__name__} is not allowed for call {event.number}, which is {was}"
-        )
-    if isinstance(event, e.CallMade):
-        _next_operation(state, event)
-        _call_made(state, event, time)
-        return
-    assert call is not None  # CALL has no other event for a call that was not made
+def _evolve_call(state: SagaState, event: _CallEvent, time: int) -> None:
+    kind, number = type(event), event.number
+    call = state.calls.get(number)
+    status = None if call is None else CALL.get((call.status, kind))
+    if call is None or status is None:
+        raise _not_allowed(state, event, call)
+    was, call.status = call.status, status
     _CALL_APPLY[kind](state, call, event, time)
-    call.status = status
-    if event.number in state.open and status not in OPEN:
-        del state.open[event.number]
+    if status in OPEN:
+        state.open[number] = call
+    elif state.open.pop(number, None) is not None:
         call.due = call.timeout_at = None
-    elif status in OPEN:
-        state.open[event.number] = call
-    if call.made.service == WORKER:
+    made = call.made
+    if made.service == WORKER:
         _note_local(state, call)
-    if call.made.kind == "pivot":
-        state.pivot = _pivot(state)
+    if made.kind == "pivot":
+        _note_pivot(state, call, was)
+
+
+def _not_allowed(state: SagaState, event: _CallEvent | e.CallMade, call: Call | None) -> IllegalTransition:
+    was = call.status if call else "not made"
+    return IllegalTransition(
+        f"saga {state.saga_id!r}: {type(event).__name__} is not allowed for call {event.number}, which is {was}"
+    )
 
 
 def _note_local(state: SagaState, call: Call) -> None:
@@ -81,34 +79,37 @@ def _note_local(state: SagaState, call: Call) -> None:
         state.local.pop(call.made.number, None)
 
 
-def _pivot(state: SagaState) -> CallStatus:
-    if state.pivot_passed:
-        return CallStatus.DONE
-    statuses = [call.status for call in state.calls.values() if call.made.kind == "pivot"]
-    return next((s for s in (CallStatus.DONE, CallStatus.SENT, CallStatus.WAITING) if s in statuses), statuses[-1])
+def _note_pivot(state: SagaState, call: Call, was: CallStatus | None) -> None:
+    """A pivot's status was `was`: what counts now of all of them."""
+    state.pivots_done += (call.status is _DONE) - (was is _DONE)
+    if state.pivot_passed or state.pivots_done:
+        state.pivot = _DONE
+    elif call.status is _SENT:
+        state.pivot = _SENT
+    else:
+        out = [each.status for each in state.open.values() if each.made.kind == "pivot"]
+        state.pivot = next((status for status in (_SENT, _WAITING) if status in out), call.status)
 
 
 def _call_made(state: SagaState, event: e.CallMade, time: int) -> None:
-    id_ = command_id(state.app, state.saga_id, state.run, event.number, "forward", 1)
+    number = event.number
+    if number in state.calls:
+        raise _not_allowed(state, event, state.calls[number])
+    _next_operation(state, event)
+    id_ = command_id(state.app, state.saga_id, state.run, number, "forward", 1)
     timeout = event.policy.timeout
-    call = Call(
-        made=event,
-        status=CallStatus.SENT,
-        id=id_,
-        forward_id=id_,
-        due=_resend_at(event, time, 0),
-        timeout_at=None if timeout is None else time + timeout,
-    )
+    timeout_at = None if timeout is None else time + timeout
+    call = Call(event, _SENT, id_, id_, _resend_at(event, time, 0), timeout_at)
     if event.service == WORKER:
-        state.local[event.number] = call
-    state.calls[event.number] = state.open[event.number] = state.commands[id_] = call
+        state.local[number] = call
+    state.calls[number] = state.open[number] = state.commands[id_] = call
     if event.kind == "pivot":
-        state.pivot = _pivot(state)
+        _note_pivot(state, call, None)
 
 
 def _resend_at(made: e.CallMade, sent: int, resends: int) -> int | None:
     """Only participants are asked again: a worker knows what it runs, and a child was started for good."""
-    return None if made.service in (WORKER, CHILD) else made.policy.resend_at(sent, resends)
+    return None if made.service in _OURS else made.policy.resend_at(sent, resends)
 
 
 def _next_attempt(state: SagaState, call: Call, phase: str, attempt: int, time: int) -> None:
@@ -137,11 +138,17 @@ def _attempt_made(state: SagaState, call: Call, _: e.AttemptMade, time: int) -> 
 def _completed(state: SagaState, call: Call, event: e.CallSucceeded | e.CallInDoubt, __: int) -> None:
     state.completions += 1
     call.rank = state.completions
-    call.doubted = isinstance(event, e.CallInDoubt)
+    call.doubted = type(event) is e.CallInDoubt
+    if call.made.undo_type is not None and call.undoable:
+        state.done[event.number] = call
 
 
-def _undo_sent(state: SagaState, call: Call, _: e.UndoSent, time: int) -> None:
-    again = call.status is CallStatus.UNDO_WAITING
+def _undo_sent(state: SagaState, call: Call, event: e.UndoSent, time: int) -> None:
+    again = event.number not in state.done
+    if not again and next(reversed(state.done)) == event.number:
+        state.done.popitem()  # a dictionary looks past what was deleted at its end, each time, unless it goes so
+    elif not again:
+        del state.done[event.number]
     _next_attempt(state, call, "compensate", call.attempt + 1 if again else 1, time)
 
 
@@ -336,4 +343,6 @@ _APPLY: dict[type, Callable[..., None]] = {  # each is called with its own kind 
     e.UndoEnded: _undo_ended,
     e.SagaContinued: _nothing,
     e.OperatorActed: _ordered,
+    e.CallMade: _call_made,
+    **dict.fromkeys(_CALL_APPLY, _evolve_call),
 }

@@ -1,11 +1,11 @@
 """The saga goes forward: what its program asks for is recorded, and its outcomes are told to it."""
 
+from dataclasses import replace
+
 from kompensate.orchestrator.kernel import events as e
-from kompensate.orchestrator.kernel.context import DEFAULT_POLICIES
 from kompensate.orchestrator.kernel.errors import OperationCancelled
 from kompensate.orchestrator.kernel.folding import dropped
 from kompensate.orchestrator.kernel.operation import (
-    CallAsked,
     ChildAsked,
     LocalAsked,
     Operation,
@@ -16,12 +16,18 @@ from kompensate.orchestrator.kernel.operation import (
     SleepAsked,
     UndoAsked,
 )
-from kompensate.orchestrator.kernel.policy import Policy
+from kompensate.orchestrator.kernel.policy import DEFAULT_POLICIES, Policy
 from kompensate.orchestrator.kernel.program import Broken, Continued, Ended, Program, Returned, TurnedBack
 from kompensate.orchestrator.kernel.replay import CANCELLED
 from kompensate.orchestrator.kernel.tables import CallStatus, Status
 from kompensate.orchestrator.kernel.turn import Turn
 from kompensate.orchestrator.kernel.undoing import send_undo, turn_back
+
+# Looking a member up on its class takes as long as a call, until Python 3.12.
+_RUNNING, _DONE = Status.RUNNING, CallStatus.DONE
+
+_PAST_PIVOT = ("retriable", "notification")
+"""Kinds of calls that are past the pivot what they are before it."""
 
 
 def begin(turn: Turn, started: e.SagaStarted, program: Program) -> None:
@@ -45,25 +51,34 @@ def advance(turn: Turn, program: Program) -> None:
     """Record what the program asks for, until it waits or has ended."""
     state = turn.state
     while True:
-        _cancel_pending(turn)
-        if state.status is not Status.RUNNING or state.hold is not None:
+        if state.cancel_reason is not None:
+            _cancel_pending(turn)
+        if state.status is not _RUNNING or state.hold is not None:
             return
-        match program.ended:
-            case Broken(reason):
-                # What it asked for before it broke is not recorded: mended code may ask for something else.
-                turn.quarantine(reason)
-                return
-            case TurnedBack(cause, reason):
-                if not state.pivot_out:
-                    turn_back(turn, cause, reason)
-                return
+        ended = program.ended
+        if ended is not None and _stops(turn, ended):
+            return
         asked = program.take()
-        for operation in asked:
-            _record(turn, program, operation)
         if not asked:
             break
-    if program.ended is not None and not state.open:
-        _end(turn, program.ended)
+        for operation in asked:
+            _record(turn, program, operation)
+    if ended is not None and not state.open:
+        _end(turn, ended)
+
+
+def _stops(turn: Turn, ended: Ended) -> bool:
+    """Is there nothing more to record of a program that ended so?"""
+    match ended:
+        case Broken(reason):
+            # What it asked for before it broke is not recorded: mended code may ask for something else.
+            turn.quarantine(reason)
+        case TurnedBack(cause, reason):
+            if not turn.state.pivot_out:
+                turn_back(turn, cause, reason)
+        case _:
+            return False
+    return True
 
 
 def _end(turn: Turn, ended: Ended) -> None:
@@ -94,7 +109,8 @@ def cancel(turn: Turn, reason: str) -> None:
 def _cancel_pending(turn: Turn) -> None:
     """The pivot was answered while a cancel waited for it."""
     state = turn.state
-    if state.cancel_reason is None or state.status is not Status.RUNNING or state.hold is not None:
+    assert state.cancel_reason is not None  # or there is none
+    if state.status is not _RUNNING or state.hold is not None:
         return
     if state.pivot is CallStatus.DONE:
         turn.emit(e.CancelRefused(state.cancel_reason))
@@ -105,8 +121,8 @@ def _cancel_pending(turn: Turn) -> None:
 def _record(turn: Turn, program: Program, operation: Operation) -> None:
     number, asked, state = operation.number, operation.asked, turn.state
     match asked:
-        case CallAsked() | LocalAsked() | ChildAsked():
-            _record_call(turn, program, number, asked)
+        case e.CallMade() | LocalAsked() | ChildAsked():
+            _record_call(turn, program, asked)
         case SleepAsked(ms):
             turn.emit(e.SleepStarted(number, turn.time + ms))
         case ReceiveAsked(name, ms):
@@ -125,13 +141,13 @@ def _record(turn: Turn, program: Program, operation: Operation) -> None:
                 turn.emit(e.PivotPassed(number))
 
 
-def _record_call(turn: Turn, program: Program, number: int, asked: CallAsked | LocalAsked | ChildAsked) -> None:
+def _record_call(turn: Turn, program: Program, asked: e.CallMade | LocalAsked | ChildAsked) -> None:
     state = turn.state
-    call = asked if isinstance(asked, CallAsked) else asked.call
-    bound = isinstance(asked, ChildAsked) or call.kind in ("retriable", "notification")
-    if state.pivot is CallStatus.DONE and not bound:
-        call = call._replace(kind="retriable", undo_type=None, undo_payload=None, policy=_retriable(call))
-    turn.emit(e.CallMade(number, *call))
+    call = asked if isinstance(asked, e.CallMade) else asked.call
+    number = call.number
+    if state.pivot is _DONE and call.kind not in _PAST_PIVOT and not isinstance(asked, ChildAsked):
+        call = replace(call, kind="retriable", undo_type=None, undo_payload=None, policy=_retriable(call))
+    turn.emit(call)
     result = b"null"
     if isinstance(asked, ChildAsked):
         turn.start_child(state.calls[number], detached=asked.detached)
@@ -147,7 +163,7 @@ def _record_call(turn: Turn, program: Program, number: int, asked: CallAsked | L
     program.deliver(number, result, None, turn.time, state.events)
 
 
-def _retriable(asked: CallAsked) -> Policy:
+def _retriable(asked: e.CallMade) -> Policy:
     """What a call past the pivot is tried with: its own policy if it was given one."""
     return DEFAULT_POLICIES["retriable"] if asked.policy == DEFAULT_POLICIES[asked.kind] else asked.policy
 

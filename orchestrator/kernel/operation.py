@@ -4,28 +4,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from kompensate.orchestrator.kernel.policy import Policy
-
-
-class CallAsked(NamedTuple):
-    """A command is to be sent: the event CallMade without its number.
-
-    An empty `type` sends nothing forward: it registers the compensation.
-    """
-
-    step: str
-    service: str
-    type: str
-    kind: str
-    payload: bytes
-    undo_type: str | None
-    undo_payload: bytes | None
-    policy: Policy
-
-    def __str__(self) -> str:
-        if not self.type:
-            return f"compensation {self.step!r} by {self.undo_type!r}"
-        return f"call of {self.type!r} as step {self.step!r}"
+from kompensate.orchestrator.kernel.events import CallMade
+from kompensate.orchestrator.kernel.tables import CHILD, WORKER
 
 
 class Work(NamedTuple):
@@ -43,24 +23,24 @@ class LocalAsked(NamedTuple):
     unless `reconcile` finds that it was not done.
     """
 
-    call: CallAsked
+    call: CallMade
     work: Work | None
     undo: Work | None = None
     once: bool = False
     reconcile: Work | None = None
 
     def __str__(self) -> str:
-        return f"local step {self.call.type!r} as step {self.call.step!r}" if self.work else str(self.call)
+        return describe_call(self.call)
 
 
 class ChildAsked(NamedTuple):
     """A child saga is to be started; `detached`: nobody waits for its end."""
 
-    call: CallAsked
+    call: CallMade
     detached: bool
 
     def __str__(self) -> str:
-        return f"child {self.call.type!r} as step {self.call.step!r}"
+        return describe_call(self.call)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,19 +106,43 @@ class PivotAsked:
 
 Note = PublishAsked | PatchAsked | PivotAsked
 """What is recorded and has no outcome."""
-Asked = CallAsked | LocalAsked | ChildAsked | SleepAsked | ReceiveAsked | UndoAsked | Note
+Asked = CallMade | LocalAsked | ChildAsked | SleepAsked | ReceiveAsked | UndoAsked | Note
+"""A participant's command is asked for as the event that will record it."""
+
+
+def describe(asked: Asked) -> str:
+    """What was asked for, in words."""
+    return describe_call(asked) if isinstance(asked, CallMade) else str(asked)
+
+
+def describe_call(made: CallMade) -> str:
+    """A call in words. An empty `type` sends nothing forward: it registers the compensation."""
+    if not made.type:
+        return f"compensation {made.step!r} by {made.undo_type!r}"
+    if made.service == CHILD:
+        return f"child {made.type!r} as step {made.step!r}"
+    what = "local step" if made.service == WORKER else "call of"
+    return f"{what} {made.type!r} as step {made.step!r}"
+
+
+Decode = Callable[[bytes, Any], Any]
+"""Reads a value of the type given second."""
 
 
 class Operation:
-    """Something the program asked for. Await it for its outcome; it may be awaited more than once."""
+    """Something the program asked for. Await it for its outcome; it may be awaited more than once.
 
-    __slots__ = ("_decode", "_error", "_value", "asked", "number", "settled")
+    `decode` reads the outcome as a `kind`; None: there is nothing to read.
+    """
 
-    def __init__(self, number: int, asked: Asked, decode: Callable[[bytes | None], Any]) -> None:
+    __slots__ = ("_decode", "_error", "_kind", "_value", "asked", "number", "settled")
+
+    def __init__(self, number: int, asked: Asked, decode: Decode | None = None, kind: Any = None) -> None:
         self.number = number
         self.asked = asked
         self.settled = False
         self._decode = decode
+        self._kind = kind
         self._value: bytes | None = None
         self._error: Exception | None = None
 
@@ -156,4 +160,4 @@ class Operation:
             yield self
         if self._error is not None:
             raise self._error
-        return self._decode(self._value)
+        return None if self._decode is None else self._decode(self._value or b"null", self._kind)

@@ -101,6 +101,20 @@ _LIMITS = (
 )
 
 
+DEFAULT_POLICIES = {
+    "compensatable": Policy(timeout=300_000),
+    "pivot": Policy(),
+    "retriable": Policy(attempts=0),
+    "notification": Policy(),
+}
+"""A compensatable step is in doubt after five minutes; the pivot and what follows are never given up."""
+LOCAL_POLICIES = {"compensatable": Policy(), "pivot": Policy(), "retriable": Policy(attempts=0)}
+"""A local step is waited for as long as it takes: the worker knows whether it still runs."""
+LOCAL_ONCE = Policy(attempts=1)
+CHILD_POLICY = Policy(attempts=1)
+COMPENSATION_POLICY = Policy()
+
+
 def command_id(app: str, saga_id: str, run: str, number: int, phase: str, attempt: int) -> str:
     """The id of a command and idempotency key of its effect: 32 hexadecimal characters.
 

@@ -13,7 +13,8 @@ from types import CoroutineType, FrameType
 from typing import Any, Protocol
 
 from kompensate.orchestrator.kernel import events as e
-from kompensate.orchestrator.kernel.context import Context, Payloads, Recorded
+from kompensate.orchestrator.kernel.context import Context
+from kompensate.orchestrator.kernel.contracts import Payloads, Recorded
 from kompensate.orchestrator.kernel.errors import (
     ContinueAsNew,
     FailSaga,
@@ -23,7 +24,7 @@ from kompensate.orchestrator.kernel.errors import (
     StepInDoubt,
     StepRefused,
 )
-from kompensate.orchestrator.kernel.operation import LocalAsked, Note, Operation
+from kompensate.orchestrator.kernel.operation import LocalAsked, Operation, describe
 from kompensate.orchestrator.kernel.state import SagaState
 
 CLOSE_TRIES = 10
@@ -103,7 +104,7 @@ Ended = Returned | Continued | TurnedBack | Broken
 class Program:
     """One live coroutine. Throw it away at any time: `replayed` makes the same again."""
 
-    __slots__ = ("_context", "_coroutine", "_operations", "_payloads", "_waits", "ended", "local")
+    __slots__ = ("_context", "_coroutine", "_operations", "_payloads", "_waits", "ended")
 
     def __init__(
         self,
@@ -119,13 +120,16 @@ class Program:
         self._context = context
         context.recorded = recorded
         context.tick(time, 1)
-        self._operations: dict[int, Operation] = {}
+        self._operations = context.open
         self._waits: Operation | tuple[Operation, ...] | None = None
         self.ended: Ended | None = None
-        self.local: dict[int, LocalAsked] = {}
-        """Local steps and compensations by number: their functions are known here only."""
         self._coroutine = definition.program(context, started.payload, started.plan)
         self._step()
+
+    @property
+    def local(self) -> dict[int, LocalAsked]:
+        """Local steps and compensations by number: their functions are known here only."""
+        return self._context.local
 
     def goes_live(self) -> None:
         """The replay is over: what the program asks for from now on is not recorded yet."""
@@ -167,39 +171,33 @@ class Program:
                 break
 
     def _step(self) -> None:
-        waits = self._send()
-        for operation in self._context.asked:
-            if isinstance(operation.asked, LocalAsked):
-                self.local[operation.number] = operation.asked
-            if not isinstance(operation.asked, Note):
-                self._operations[operation.number] = operation
-        if self.ended is not None:
-            self._waits = None
-        elif self._ours(waits):
-            self._waits = waits  # type: ignore[assignment]  # that is what it says
+        """Let the coroutine go on to what it awaits next, or to its end."""
+        try:
+            waits = self._coroutine.send(None)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            # Whatever the user's code raises, CancelledError and SystemExit too, holds this saga and no other.
+            self._waits, self.ended = None, self._end_by(error)
+            return
+        if self._ours(waits):
+            self._waits = waits
         else:
             self._waits, self.ended = None, Broken(str(ForeignAwait(_foreign(self._coroutine, waits))))
             self.close()
 
-    def _send(self) -> object:
-        """Let the coroutine go on to what it awaits next, or to its end."""
-        try:
-            return self._coroutine.send(None)
-        except StopIteration as stop:
-            self.ended = self._returned(stop.value)
-        except SagaError as error:
-            self.ended = TurnedBack("step", storable(error))
-        except FailSaga as error:
-            self.ended = TurnedBack("fail", storable(error))
-        except ContinueAsNew as error:
-            self.ended = Continued(error.payload)
-        except BaseException as error:
-            # Whatever the user's code raises, CancelledError and SystemExit too, holds this saga and no other.
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            said = f"the program raised {type(error).__name__}: {storable(error)}{_line(error)}"
-            self.ended = Broken(f"{said}; {AWAIT_OURS}" if _wants_loop(error) else said)
-        return None
+    def _end_by(self, error: BaseException) -> Ended:
+        match error:
+            case StopIteration():
+                return self._returned(error.value)
+            case SagaError():
+                return TurnedBack("step", storable(error))
+            case FailSaga():
+                return TurnedBack("fail", storable(error))
+            case ContinueAsNew():
+                return Continued(error.payload)
+        said = f"the program raised {type(error).__name__}: {storable(error)}{_line(error)}"
+        return Broken(f"{said}; {AWAIT_OURS}" if _wants_loop(error) else said)
 
     def _ours(self, waits: object) -> bool:
         """Is that an open operation of this saga, or several?"""
@@ -232,9 +230,9 @@ def outcome(
     definition: Definition, state: SagaState, event: e.Event
 ) -> tuple[int, bytes | None, Exception | None] | None:
     """What `event` tells the program: (operation, value, error), or None if it is none of its business."""
+    if type(event) is e.CallSucceeded:  # by far the commonest
+        return event.number, event.result, None
     match event:
-        case e.CallSucceeded(number, result):
-            return number, result, None
         case e.CallRefused(number, error):
             return number, None, _step_error(StepRefused, definition, state, number, error)
         case e.CallFailed(number, error):
@@ -293,7 +291,7 @@ def _foreign(coroutine: Coroutine[Any, Any, Any], waits: object) -> str:
     """What was awaited, and the author's innermost line that awaits it."""
     frames = [f for awaiting in _awaiting(coroutine) if (f := awaiting.cr_frame) is not None and _authors(f)]
     where = f"{frames[-1].f_code.co_filename}:{frames[-1].f_lineno}" if frames else "an unknown line"
-    got = f"another saga's {waits.asked}" if isinstance(waits, Operation) else _type_name(waits)
+    got = f"another saga's {describe(waits.asked)}" if isinstance(waits, Operation) else _type_name(waits)
     return f"{where}: expected an operation of the saga's context to be awaited, got {got}"
 
 

@@ -3,12 +3,10 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from kompensate.orchestrator.kernel import events as e
-from kompensate.orchestrator.kernel import tables
 from kompensate.orchestrator.kernel.errors import Nondeterminism, OperationCancelled
 from kompensate.orchestrator.kernel.folding import dropped, evolve
 from kompensate.orchestrator.kernel.operation import (
     Asked,
-    CallAsked,
     ChildAsked,
     LocalAsked,
     Operation,
@@ -18,6 +16,8 @@ from kompensate.orchestrator.kernel.operation import (
     ReceiveAsked,
     SleepAsked,
     UndoAsked,
+    describe,
+    describe_call,
 )
 from kompensate.orchestrator.kernel.program import Broken, Continued, Definition, Program, Returned, TurnedBack, outcome
 from kompensate.orchestrator.kernel.state import SagaState
@@ -32,8 +32,8 @@ def check_same(asked: Asked, number: int, event: e.Asked) -> None:
     What is compared is what kind of operation it is and its names, not payloads: the recorded ones stand.
     """
     match event, asked:
-        case e.CallMade(), CallAsked() | LocalAsked() | ChildAsked():
-            call = asked if isinstance(asked, CallAsked) else asked.call
+        case e.CallMade(), e.CallMade() | LocalAsked() | ChildAsked():
+            call = asked if isinstance(asked, e.CallMade) else asked.call
             same = (event.step, event.type, event.service) == (call.step, call.type, call.service)
         case (e.SleepStarted(), SleepAsked()) | (e.PivotPassed(), PivotAsked()):
             same = True
@@ -48,14 +48,16 @@ def check_same(asked: Asked, number: int, event: e.Asked) -> None:
         case _:
             same = False
     if not same or event.number != number:
-        raise Nondeterminism(f"operation {event.number}: {describe(event)}", f"operation {number}: {asked}")
+        raise Nondeterminism(
+            f"operation {event.number}: {describe_event(event)}", f"operation {number}: {describe(asked)}"
+        )
 
 
-def describe(event: e.Asked) -> str:
+def describe_event(event: e.Asked) -> str:
     """A recorded operation in the words its `Asked` would use."""
     match event:
         case e.CallMade():
-            return _describe_call(event)
+            return describe_call(event)
         case e.SleepStarted():
             return "sleep"
         case e.ReceiveStarted():
@@ -68,15 +70,6 @@ def describe(event: e.Asked) -> str:
             return f"patch {event.patch!r}"
         case e.PivotPassed():
             return "pivot"
-
-
-def _describe_call(event: e.CallMade) -> str:
-    if not event.type:
-        return f"compensation {event.step!r} by {event.undo_type!r}"
-    if event.service == tables.CHILD:
-        return f"child {event.type!r} as step {event.step!r}"
-    what = "local step" if event.service == tables.WORKER else "call of"
-    return f"{what} {event.type!r} as step {event.step!r}"
 
 
 class _Past:
@@ -127,7 +120,7 @@ def replayed(
                 asked += program.take()
             elif isinstance(event, e.Asked):
                 if not asked:
-                    raise Nondeterminism(f"operation {event.number}: {describe(event)}", _at_rest(program))
+                    raise Nondeterminism(f"operation {event.number}: {describe_event(event)}", _at_rest(program))
                 operation = asked.pop(0)
                 check_same(operation.asked, operation.number, event)
                 lost = dropped(state, event) if isinstance(event, e.UndoStarted) else []
@@ -141,7 +134,7 @@ def replayed(
             asked += program.take()
     assert program is not None  # only started sagas are replayed
     if state.hold is None and state.status is Status.RUNNING and not _rests(program, asked, state):
-        got = f"operation {asked[0].number}: {asked[0].asked}" if asked else _at_rest(program)
+        got = f"operation {asked[0].number}: {describe(asked[0].asked)}" if asked else _at_rest(program)
         raise Nondeterminism("nothing more yet", got)
     program.put_back(asked)
     program.goes_live()

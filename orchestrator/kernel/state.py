@@ -11,6 +11,8 @@ from kompensate.orchestrator.kernel.tables import CANCEL_CHILD, ENDS, CallStatus
 
 OPEN = frozenset({CallStatus.SENT, CallStatus.WAITING, CallStatus.UNDOING, CallStatus.UNDO_WAITING})
 """Calls that something is still expected of: a reply, or the time for the next attempt."""
+_OUT = frozenset({CallStatus.SENT, CallStatus.WAITING})
+_BACK = frozenset({CallStatus.UNDOING, CallStatus.UNDO_WAITING})
 
 
 @dataclass(slots=True)
@@ -38,22 +40,24 @@ class Call:
     def undoable(self) -> bool:
         """A child that has completed is not: there is nothing left of it to cancel."""
         undo = self.made.undo_type
-        return undo is not None and not (undo == CANCEL_CHILD and self.status is CallStatus.DONE)
+        return undo is not None and (undo != CANCEL_CHILD or self.status is not CallStatus.DONE)
 
     @property
     def undoing(self) -> bool:
-        return self.status in (CallStatus.UNDOING, CallStatus.UNDO_WAITING)
+        return self.status in _BACK
 
 
 @dataclass(slots=True)
 class SagaState:
     """One saga, folded. What grows with the history: `calls`, `commands` (by the id of every command ever
-    sent) and `signal_ids`; the other lists and dictionaries hold what is still open. `operations` is the
+    sent), `done` (calls whose undo is still to be sent, in the order in which they completed) and `signal_ids`; the
+    other lists and dictionaries hold what is still open. No transition looks through what grows. `operations` is the
     number of the last one that the program asked for. `local` are the open calls that the worker itself runs,
     `undos` the (first, last) operations of each undo that the program asked for and that is under way.
     `delayed` is a start that is kept, `pivot_passed` that the program declared its point of no return.
 
-    `pivot` is the status that counts: done if any pivot is done, else sent or waiting if any is out.
+    `pivot` is the status that counts: done if any pivot is done (`pivots_done` of them are), else sent or waiting if
+    any is out.
     """
 
     app: str
@@ -74,6 +78,7 @@ class SagaState:
     calls: dict[int, Call] = field(default_factory=dict)
     commands: dict[str, Call] = field(default_factory=dict)
     open: dict[int, Call] = field(default_factory=dict)
+    done: dict[int, Call] = field(default_factory=dict)
     local: dict[int, Call] = field(default_factory=dict)
     undos: dict[int, tuple[int, int]] = field(default_factory=dict)
     published: dict[str, bytes] = field(default_factory=dict)
@@ -83,6 +88,7 @@ class SagaState:
     signal_ids: set[str] = field(default_factory=set)
     completions: int = 0
     pivot: CallStatus | None = None
+    pivots_done: int = 0
     pivot_passed: bool = False
     cancel_reason: str | None = None
     cause: str | None = None
@@ -97,42 +103,40 @@ class SagaState:
     @property
     def pivot_out(self) -> bool:
         """The pivot's answer is still to come: nobody may turn back before it."""
-        return self.pivot in (CallStatus.SENT, CallStatus.WAITING)
+        return self.pivot in _OUT
 
     def next_due(self) -> int | None:
         """When a worker that takes this saga over has to look at it: at once if a local step is to be run again."""
         due = self.next_timer()
         if self.local and self.hold is None and not self.ended:
-            return _earlier(due, self.updated_at)
+            return self.updated_at if due is None else min(due, self.updated_at)
         return due
 
     def next_timer(self) -> int | None:
         """When this saga has to be looked at though nothing arrives; None: never, or it is held."""
         if self.hold is not None or self.ended:
             return None
-        due = min(self.sleeps.values()) if self.sleeps else None
-        if self.deadline is not None or self.delayed is not None:
-            due = _earlier(_earlier(due, self.deadline), self.delayed.until if self.delayed else None)
+        dues = [*self.sleeps.values()]
         for receive in self.receives.values():
-            due = _earlier(due, receive.until)
+            if receive.until is not None:
+                dues.append(receive.until)
         for call in self.open.values():
-            due = _earlier(_earlier(due, call.due), call.timeout_at)
-        return due
+            if call.due is not None:
+                dues.append(call.due)
+            if call.timeout_at is not None:
+                dues.append(call.timeout_at)
+        if self.deadline is not None:
+            dues.append(self.deadline)
+        if self.delayed is not None:
+            dues.append(self.delayed.until)
+        return min(dues) if dues else None
 
     def to_undo(self, first: int = 1, last: int | None = None) -> list[Call]:
         """Calls whose undo is still to be sent, of those numbered `first` to `last`; the last completed first."""
-        found = [
-            call
-            for number, call in self.calls.items()
-            if call.status in (CallStatus.DONE, CallStatus.IN_DOUBT)
-            and call.undoable
-            and number >= first
-            and (last is None or number <= last)
-        ]
-        return sorted(found, key=lambda call: call.rank, reverse=True)
+        found = self.done.values() if last is None else map(self.done.get, range(first, last + 1))
+        calls = [call for call in found if call is not None and call.made.number >= first]
+        return sorted(calls, key=lambda call: call.rank, reverse=True)
 
-
-def _earlier(a: int | None, b: int | None) -> int | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return a if a < b else b
+    def last_done(self) -> Call | None:
+        """The first of `to_undo()`."""
+        return next(reversed(self.done.values()), None)

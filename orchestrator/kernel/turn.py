@@ -49,17 +49,18 @@ class Decision:
 class Turn:
     """One input's decision under way: `decide` says what, this carries it out on state and program."""
 
-    __slots__ = ("decision", "execution", "state", "time")
+    __slots__ = ("effects", "events", "execution", "state", "time")
 
     def __init__(self, execution: Execution, time: int) -> None:
         self.execution = execution
         self.state = execution.state
         self.time = time
-        self.decision = Decision()
+        self.events: list[e.Event] = []
+        self.effects: list[Effect] = []
 
     def emit(self, event: e.Event) -> None:
         evolve(self.state, event, self.time)
-        self.decision.events.append(event)
+        self.events.append(event)
 
     def send(self, call: Call) -> None:
         """What `call` now has out: to its participant or to the worker; of a child's only what undoes it."""
@@ -72,24 +73,16 @@ class Turn:
             self._send(call)
 
     def _send(self, call: Call) -> None:
-        made, undoing = call.made, call.undoing
-        type_, payload = made.type, made.payload
-        if undoing:
+        made = call.made
+        id_, service, step, attempt = call.id, made.service, made.step, call.attempt
+        if call.undoing:
             assert made.undo_type is not None  # only undoable calls are undone
             type_, payload = made.undo_type, made.undo_payload or b""
-        self.decision.effects.append(
-            SendCommand(
-                id=call.id,
-                service=made.service,
-                type=type_,
-                step=made.step,
-                phase="compensate" if undoing else "forward",
-                attempt=call.attempt,
-                payload=payload,
-                compensates=call.forward_id if undoing else None,
-                expires_at=call.timeout_at if made.kind == "compensatable" and not undoing else None,
-            )
-        )
+            sent = SendCommand(id_, service, type_, step, "compensate", attempt, payload, call.forward_id, None)
+        else:
+            expires_at = call.timeout_at if made.kind == "compensatable" else None
+            sent = SendCommand(id_, service, made.type, step, "forward", attempt, made.payload, None, expires_at)
+        self.effects.append(sent)
 
     def _run(self, call: Call) -> None:
         try:
@@ -99,7 +92,7 @@ class Turn:
             return
         work = asked.undo if call.undoing else asked.work
         assert work is not None  # only undoable calls are undone, and registered compensations are not run forward
-        self.decision.effects.append(RunWork(call.id, call.made.number, work, once=asked.once and not call.undoing))
+        self.effects.append(RunWork(call.id, call.made.number, work, once=asked.once and not call.undoing))
 
     def once(self, call: Call) -> bool:
         """Must this local step not be run again? The saga is held where the code does not know it."""
@@ -120,7 +113,7 @@ class Turn:
             )
         else:
             self.emit(e.CommandResent(number))
-            self.decision.effects.append(RunWork(call.id, number, work, reconciling=True))
+            self.effects.append(RunWork(call.id, number, work, reconciling=True))
 
     def local(self, number: int) -> LocalAsked:
         """What the program knows of its local step. Raises Nondeterminism, ValueError, LookupError."""
@@ -135,11 +128,11 @@ class Turn:
     def start_child(self, call: Call, *, detached: bool) -> None:
         made = call.made
         answers = None if detached else call.id
-        self.decision.effects.append(StartChild(call.id, child_id(call), made.type, made.payload, answers))
+        self.effects.append(StartChild(call.id, child_id(call), made.type, made.payload, answers))
 
     def _cancel_child(self, call: Call) -> None:
         reason = f"its parent {self.state.saga_id} turned back"
-        self.decision.effects.append(CancelChild(call.id, child_id(call), reason))
+        self.effects.append(CancelChild(call.id, child_id(call), reason))
 
     def cannot_begin(self, payload: bytes) -> str:
         """Why no run could begin with this input; empty where one can."""
@@ -157,14 +150,14 @@ class Turn:
         assert asked.parent is not None  # it is a child's
         assert asked.parent_command is not None
         said = dumps({"reason": f"saga {self.state.saga_id!r} exists already, and is {self.state.status}"}).encode()
-        self.decision.effects.append(AnswerParent(asked.parent, asked.parent_command, "refused", said))
+        self.effects.append(AnswerParent(asked.parent, asked.parent_command, "refused", said))
 
     def end(self, event: e.Event, outcome: str = "", payload: bytes = b"") -> None:
         """The saga ends by `event`; a parent that waits hears of it."""
         state = self.state
         self.emit(event)
         if state.parent is not None and state.parent_command is not None and outcome:
-            self.decision.effects.append(AnswerParent(state.parent, state.parent_command, outcome, payload))
+            self.effects.append(AnswerParent(state.parent, state.parent_command, outcome, payload))
 
     def quarantine(self, reason: str) -> None:
         self.emit(e.SagaQuarantined(storable(reason)))
@@ -181,7 +174,9 @@ class Turn:
 
         None: the saga is held and only records it; the program hears of it when it is replayed on release.
         """
-        program = self.running()
+        program = self.execution.program
+        if program is None or self.state.hold is not None:
+            program = self.running()
         if program is None:
             self.emit(event)
             return None

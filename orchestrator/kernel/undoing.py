@@ -30,12 +30,11 @@ def next_undo(turn: Turn) -> None:
     """Send the next compensation, one at a time so that their order holds, or end the saga."""
     state = turn.state
     while not any(call.undoing for call in state.open.values()):
-        waiting = state.to_undo()
-        if waiting:
-            send_undo(turn, waiting[0])
-        else:
+        call = state.last_done()
+        if call is None:
             _end(turn)
             return
+        send_undo(turn, call)
 
 
 def send_undo(turn: Turn, call: Call) -> None:

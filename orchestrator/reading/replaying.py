@@ -15,6 +15,7 @@ from typing import Any, cast
 from kompensate.orchestrator.client_errors import DamagedSaga
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.errors import ContinueAsNew, Nondeterminism
+from kompensate.orchestrator.kernel.operation import describe
 from kompensate.orchestrator.kernel.program import Broken, Definition, Program, Returned
 from kompensate.orchestrator.kernel.replay import replayed
 from kompensate.orchestrator.kernel.state import SagaState
@@ -118,7 +119,7 @@ class Rehearsal:
             raise Nondeterminism("a program that can go on", ended.reason)
         asked = program.take()
         if state.status is Status.COMPLETED and isinstance(ended, Returned) and asked:
-            raise Nondeterminism("nothing more", f"operation {asked[0].number}: {asked[0].asked}")
+            raise Nondeterminism("nothing more", f"operation {asked[0].number}: {describe(asked[0].asked)}")
 
     def _rest(self) -> str:
         if self.error is not None:

@@ -300,7 +300,7 @@ def _step_text(state: SagaState, calls: list[Call]) -> str:
 def _left(state: SagaState) -> int:
     if state.status is not Status.COMPENSATING:
         return 0
-    return len(state.to_undo()) + sum(call.undoing for call in state.calls.values())
+    return len(state.done) + sum(call.undoing for call in state.calls.values())
 
 
 def waits(found: Fold) -> Iterator[str]:

@@ -414,7 +414,8 @@ class Partition:
             self._batch.end(saga_id, state, page)
         else:
             # Whoever takes over looks at once at what this worker's own local steps are waited for.
-            self._batch.write_page(saga_id, state, state.next_due() or 0, page.number, entry.pages[-1])
+            due = (state.next_due() or 0) if state.local else entry.due
+            self._batch.write_page(saga_id, state, due, page.number, entry.pages[-1])
 
     def _quarantine(self, record: Record, reason: str) -> None:
         log.warning("quarantined %s/%d@%d: %s", record.topic, record.partition, record.offset, reason)

@@ -4,7 +4,7 @@ import pytest
 
 from kompensate.orchestrator import Context, FailSaga, Policy, RetryPolicy, Saga, Step, saga
 from kompensate.orchestrator.kernel import events as e
-from kompensate.orchestrator.kernel.context import DEFAULT_POLICIES
+from kompensate.orchestrator.kernel.policy import DEFAULT_POLICIES
 from kompensate.orchestrator.kernel.tables import Hold
 from tests.fixtures.driving import (
     Charge,
