@@ -17,6 +17,16 @@ def weigh(order_id: str, idempotency_key: str) -> int:
     return len(order_id)
 
 
+def ask_the_bank(order_id: str) -> str:
+    RAN.append(("ask", order_id))
+    return "receipt" if ("pay", order_id) in RAN else "none"
+
+
+def pay(order_id: str) -> str:
+    RAN.append(("pay", order_id))
+    return "receipt"
+
+
 async def label(order_id: str) -> str:
     RAN.append(("label", order_id))
     return f"label of {order_id}"
@@ -72,7 +82,16 @@ async def charges_once(ctx: Context, _: None) -> None:
     await ctx.run(tear, "o1", at_most_once=True)
 
 
-APP = Application("shop", [parcel, order, counts, tries, charges_once], services=[inventory, payments])
+@saga("pays-once")
+async def pays_once(ctx: Context, order_id: str) -> str:
+    first, second = await ctx.gather(
+        ctx.run(pay, order_id, at_most_once=True, reconcile=ask_the_bank), ctx.run(weigh, order_id)
+    )
+    ctx.publish("receipt", first)
+    return f"{first}, {second} g"
+
+
+APP = Application("shop", [parcel, order, counts, tries, charges_once, pays_once], services=[inventory, payments])
 
 
 @pytest.fixture(params=MODES)
@@ -122,6 +141,19 @@ def test_a_step_that_runs_at_most_once(shop: SagaTest) -> None:
 
     found.assert_completed()
     assert RAN == [("tear", "o1")]
+
+
+def test_a_step_whose_worker_died_is_reconciled(shop: SagaTest) -> None:
+    """Its end was lost with the worker: it is asked for, and the function is not run again. Others are run again."""
+    found = shop.start(pays_once, "o1")
+    shop.run()
+
+    found.assert_completed("receipt, 2 g")
+    assert found.published == {"receipt": "receipt"}
+    assert [name for name, *_ in RAN].count("pay") == 1
+    assert [name for name, *_ in RAN].count("ask") == (1 if shop.mode.crashes else 0)
+    assert [name for name, *_ in RAN].count("weigh") == (2 if shop.mode.crashes else 1)
+    assert found.events.count("CommandResent") == (2 if shop.mode.crashes else 0)
 
 
 def test_children_run_too(shop: SagaTest) -> None:
