@@ -1,12 +1,13 @@
 """What sagas do beside calls, under test: local steps, children, runs that go on, in every mode."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from kompensate.orchestrator import Application, Context, StepFailed, StepRefused, saga
 from kompensate.orchestrator.kernel.errors import Refuse
-from kompensate.orchestrator.testing import MODES, SagaTest, late, refused
+from kompensate.orchestrator.testing import SagaTest, late, refused
 from tests.fixtures.driving import Charge, Order, Refund, Release, Reserve, inventory, payments
 
 RAN: list[tuple[str, ...]] = []
@@ -94,10 +95,10 @@ async def pays_once(ctx: Context, order_id: str) -> str:
 APP = Application("shop", [parcel, order, counts, tries, charges_once, pays_once], services=[inventory, payments])
 
 
-@pytest.fixture(params=MODES)
-def shop(request: pytest.FixtureRequest) -> SagaTest:
+@pytest.fixture
+def shop(saga_test: Callable[..., SagaTest]) -> SagaTest:
     RAN.clear()
-    return SagaTest(APP, mode=request.param)
+    return saga_test(APP)
 
 
 def test_local_steps_run_in_place(shop: SagaTest) -> None:

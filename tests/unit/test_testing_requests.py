@@ -1,13 +1,14 @@
 """What a test asks beside start and signal, in every mode: later starts, deadlines, an operator's orders; payloads in
 another format."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
 import pytest
 
 from kompensate.orchestrator import Application, Context, saga
-from kompensate.orchestrator.testing import MODES, SagaTest, assert_replays, failed, in_turn, never, refused
+from kompensate.orchestrator.testing import SagaTest, assert_replays, failed, in_turn, never, refused
 from kompensate.schemas.compression import Zlib
 from kompensate.schemas.encryption import AesGcm
 from kompensate.schemas.formats import PayloadFormat
@@ -44,9 +45,9 @@ SECRETLY = PayloadFormat([Zlib(), AesGcm({"2026": b"\x01" * 32}, write="2026")])
 APP = Application("shop", [CHECKOUT, paying], services=[payments, inventory], payloads=SECRETLY)
 
 
-@pytest.fixture(params=MODES)
-def shop(request: pytest.FixtureRequest) -> SagaTest:
-    return SagaTest(APP, mode=request.param)
+@pytest.fixture
+def shop(saga_test: Callable[..., SagaTest]) -> SagaTest:
+    return saga_test(APP)
 
 
 def test_an_encrypted_application(shop: SagaTest) -> None:
