@@ -21,6 +21,7 @@ from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
 from kompensate.orchestrator.definitions.schedule import SAGA as SCHEDULE
 from kompensate.orchestrator.definitions.schedule import begun
 from kompensate.orchestrator.kernel.context import Service
+from kompensate.orchestrator.orders import order_request
 from kompensate.orchestrator.ports import OutRecord
 from kompensate.orchestrator.testing.answers import Script
 from kompensate.orchestrator.testing.clock import VirtualClock
@@ -33,7 +34,7 @@ from kompensate.orchestrator.testing.post import Mail, Post
 from kompensate.orchestrator.testing.services import Services
 from kompensate.orchestrator.testing.story import PAGE, Story
 from kompensate.schemas.formats import payloads_of
-from kompensate.schemas.messages import ORDERS, START, Command, Request
+from kompensate.schemas.messages import START, Command, Request
 from kompensate.schemas.requests import make_request
 from kompensate.schemas.topics import check_saga_id, saga_of_key
 
@@ -183,11 +184,17 @@ class SagaTest:
     def order(self, verb: str, saga_id: str, step: str, who: str, reason: str, result: object) -> None:
         """Put an operator's order on its way; SagaHandle has a verb for each."""
         self._asked += 1
-        asked = make_request(
-            ORDERS[verb], saga_id, source="kompensate:test", subject=reason, id_=f"request-{self._asked}"
+        asked = order_request(
+            verb,
+            saga_id,
+            who=who,
+            reason=reason,
+            source="kompensate:test",
+            step=step or None,
+            result=result,
+            payloads=self.payloads,
         )
-        payload = None if result is None else self.payloads.for_saga(saga_id).encode(result)
-        self._send(replace(asked, who=who, step=step or None, payload=payload), 0)
+        self._send(replace(asked, id=f"request-{self._asked}", time=None), 0)  # nothing that differs between runs
 
     # -- driving
 
