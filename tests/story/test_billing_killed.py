@@ -6,11 +6,11 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from examples.checkout.children import Child, run
 from sqlalchemy import create_engine
 
 from examples.billing import cards
 from examples.billing.app import Subscription, app, subscription
-from examples.checkout.children import Child, run
 from kompensate.compose.local.stack import Stack
 from kompensate.orchestrator.client import Client, Start
 from kompensate.outbox.tables import create_tables
