@@ -119,7 +119,7 @@ class Job(NamedTuple):
     """A local step that is to be run: `id` is its idempotency key, `encode` makes bytes of its result.
 
     `reconciling`: the function looks whether the step was done. `wanted` says whether anybody still waits for it.
-    `once`: nobody may run it a second time.
+    `once`: nobody may run it a second time, nor could say what became of it.
     """
 
     saga_id: str

@@ -29,7 +29,7 @@ class RunWork(NamedTuple):
     """Run this function, once the transaction stands; answer with a reply to `id`, its idempotency key.
 
     `number` is the operation's: of one operation only one function runs at a time. `reconciling`: it looks whether
-    the step was done. `once`: nobody may run it a second time.
+    the step was done. `once`: nobody may run it a second time, nor could say what became of it.
     """
 
     id: str

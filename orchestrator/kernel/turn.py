@@ -92,7 +92,8 @@ class Turn:
             return
         work = asked.undo if call.undoing else asked.work
         assert work is not None  # only undoable calls are undone, and registered compensations are not run forward
-        self.effects.append(RunWork(call.id, call.made.number, work, once=asked.once and not call.undoing))
+        once = asked.once and asked.reconcile is None and not call.undoing
+        self.effects.append(RunWork(call.id, call.made.number, work, once=once))
 
     def once(self, call: Call) -> bool:
         """Must this local step not be run again? The saga is held where the code does not know it."""

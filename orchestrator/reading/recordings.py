@@ -62,7 +62,11 @@ class Recording:
 
     def line(self) -> str:
         """As one line of a file."""
-        shown = {
+        return dumps(self.shown(), ensure_ascii=False)
+
+    def shown(self) -> dict[str, Any]:
+        """What a file has of it."""
+        return {
             "format": FORMAT,
             "app": self.app,
             "saga_id": self.saga_id,
@@ -73,7 +77,6 @@ class Recording:
             "plans": dict(self.plans),
             "pages": [b64encode(page).decode() for page in self.pages],
         }
-        return dumps(shown, ensure_ascii=False)
 
 
 def read_file(file: TextIO, name: str) -> Iterator[Recording]:

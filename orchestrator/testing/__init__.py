@@ -30,13 +30,12 @@ if TYPE_CHECKING:
     )
     from kompensate.orchestrator.testing.environment import SagaTest
     from kompensate.orchestrator.testing.handle import SagaHandle
-    from kompensate.orchestrator.testing.histories import BadHistory, assert_replays
+    from kompensate.orchestrator.testing.histories import assert_replays
     from kompensate.orchestrator.testing.modes import MODES
 
 __all__ = [
     "MODES",
     "Answer",
-    "BadHistory",
     "InlineSteps",
     "MemoryBroker",
     "MemoryLog",
@@ -57,7 +56,7 @@ __all__ = [
 # Loaded when they are asked for: they need the codecs, which importing a package does not load.
 _PLACES = {
     **dict.fromkeys(("Answer", "done", "expired", "failed", "in_turn", "late", "never", "refused", "twice"), "answers"),
-    **dict.fromkeys(("BadHistory", "assert_replays"), "histories"),
+    "assert_replays": "histories",
     "MODES": "modes",
     "SagaHandle": "handle",
     "SagaTest": "environment",

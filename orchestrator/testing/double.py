@@ -13,14 +13,15 @@ from itertools import zip_longest
 from typing import Any
 
 from kompensate.orchestrator.kernel import events as e
-from kompensate.orchestrator.ports import Job, OutRecord
+from kompensate.orchestrator.ports import Job, OutRecord, Record
 from kompensate.orchestrator.reading.words import detail_of, readable
 from kompensate.orchestrator.sagas.journal import read_page
 from kompensate.orchestrator.sagas.partition import Partition
-from kompensate.orchestrator.testing.engine import WRITER, Batch, Engine
+from kompensate.orchestrator.testing.engine import AT_ONCE, WRITER, Batch, Engine
 from kompensate.orchestrator.testing.story import PAGE, name_in_words
 from kompensate.orchestrator.testing.world import OtherWorld
 from kompensate.schemas import payloads
+from kompensate.schemas.formats import SagaPayloads, legible, payloads_of
 from kompensate.schemas.topics import saga_of_key
 
 
@@ -29,8 +30,10 @@ class DoubleRun:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._partition = Partition(0, engine.application, replace(engine.settings, live_sagas_max=0))
-        self._partition.loaded({}, {})
+        self._payloads = payloads_of(engine.application.payloads, engine.application.name)
+        self._state: list[Record] = []
+        self._offsets: dict[str, int] = {}
+        self._partition = self._restored()
         self._followed = 0
         self._differed = False
 
@@ -49,21 +52,60 @@ class DoubleRun:
                     break
         if difference is not None:
             self._differed = True
-            raise AssertionError(_explained(difference, world))
+            raise AssertionError(self._explained(difference, world))
 
     def _again(self, batch: Batch) -> "_Difference | None":
+        if batch.lost:
+            self._partition = self._restored()
         partition = self._partition
         for record in batch.records:
             partition.handle(record)
         if batch.ran is not None:
             partition.answer(batch.ran)
         if batch.fired_at is not None:
-            partition.fire(batch.fired_at, 1)
-        written, _ = partition.output(WRITER)
+            partition.fire(batch.fired_at, AT_ONCE if batch.lost else 1)
+        written, self._offsets = partition.output(WRITER)
         partition.committed()
+        state = self._engine.topics.state
+        self._state += [
+            Record(state, 0, len(self._state) + n, 0, r.key, r.value, r.headers)
+            for n, r in enumerate(r for r in written if r.topic == state)
+        ]
         # Local steps are not run again; what they are given is recorded nowhere, so it is compared by itself.
         differing = _jobs_differ(batch.jobs, partition.take_jobs())
         return _differs(batch.written[1:], written[1:]) or differing  # the first record is the watermark
+
+    def _restored(self) -> Partition:
+        """A partition that knows what was written, and nothing of local steps that run."""
+        partition = Partition(0, self._engine.application, replace(self._engine.settings, live_sagas_max=0))
+        partition.load(self._state)
+        partition.loaded(self._offsets, {})
+        return partition
+
+    def _explained(self, difference: "_Difference", world: OtherWorld) -> str:
+        first, then = difference.first, difference.then
+        number = getattr(then or first, "number", 0)
+        line = world.asked.get((difference.saga_id, number), "")
+        what = f"its event {difference.number}" if difference.number else "what it asks for"
+        lines = [
+            f"saga {difference.saga_id!r} does not do the same twice: run again on the same inputs, {what} differs",
+            f"  first: {difference.jobs[0] if difference.jobs else _told(first)}",
+            f"  then:  {difference.jobs[1] if difference.jobs else _told(then)}",
+        ]
+        if first is not None and type(first) is type(then):
+            payloads = self._payloads.for_saga(difference.saga_id)
+            for name in (field.name for field in fields(first)):
+                a, b = getattr(first, name), getattr(then, name)
+                if a != b:
+                    lines.append(f"  its {name}: first {_shown(a, payloads)}, then {_shown(b, payloads)}")
+        if line:
+            lines.append(f"  asked for at {line}")
+        reads = [f"  it reads {what} at {where}" for what, where in world.reads]
+        lines += reads or [
+            "  it reads no clock, randomness or environment that is watched: does it keep something itself?"
+        ]
+        lines.append("  use ctx.now(), ctx.uuid(), ctx.random() and the saga's input instead")
+        return "\n".join(lines)
 
 
 class _Difference:
@@ -119,29 +161,6 @@ def _saga_id(record: OutRecord | None) -> str:
     return saga_of_key((record.key or b"").decode())[0]
 
 
-def _explained(difference: _Difference, world: OtherWorld) -> str:
-    first, then = difference.first, difference.then
-    number = getattr(then or first, "number", 0)
-    line = world.asked.get((difference.saga_id, number), "")
-    what = f"its event {difference.number}" if difference.number else "what it asks for"
-    lines = [
-        f"saga {difference.saga_id!r} does not do the same twice: run again on the same inputs, {what} differs",
-        f"  first: {difference.jobs[0] if difference.jobs else _told(first)}",
-        f"  then:  {difference.jobs[1] if difference.jobs else _told(then)}",
-    ]
-    if first is not None and type(first) is type(then):
-        for name in (field.name for field in fields(first)):
-            a, b = getattr(first, name), getattr(then, name)
-            if a != b:
-                lines.append(f"  its {name}: first {_shown(a)}, then {_shown(b)}")
-    if line:
-        lines.append(f"  asked for at {line}")
-    reads = [f"  it reads {what} at {where}" for what, where in world.reads]
-    lines += reads or ["  it reads no clock, randomness or environment that is watched: does it keep something itself?"]
-    lines.append("  use ctx.now(), ctx.uuid(), ctx.random() and the saga's input instead")
-    return "\n".join(lines)
-
-
 def _told(event: e.Event | None) -> str:
     if event is None:
         return "nothing"
@@ -149,8 +168,8 @@ def _told(event: e.Event | None) -> str:
     return f"{name_in_words(type(event).__name__)}{f': {detail}' if detail else ''}"
 
 
-def _shown(value: Any) -> str:
-    return repr(readable(value) if isinstance(value, bytes) else value)[:300]
+def _shown(value: Any, payloads: SagaPayloads) -> str:
+    return repr(readable(legible(value, payloads)) if isinstance(value, bytes) else value)[:300]
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from kompensate.orchestrator.testing.steps import InlineSteps
 from kompensate.schemas.topics import Topics
 
 WRITER = "kompensate-test"
+AT_ONCE = 10_000
+"""What is due, or has ended, is handled all at once where a worker takes over."""
 FOREVER_SECONDS = 1_000 * 366 * 86_400.0
 """How long ended sagas are remembered: no test waits for that."""
 RECORD_BYTES_MAX = 16 * 1024 * 1024
@@ -28,13 +30,17 @@ RECORD_BYTES_MAX = 16 * 1024 * 1024
 
 
 class Batch(NamedTuple):
-    """One transaction that stands: what was handled in it (records, a local step's end, a timer), what came of it."""
+    """One transaction that stands: what was handled in it (records, a local step's end, a timer), what came of it.
+
+    `lost`: it was the first of a worker that took over from one that died while local steps ran.
+    """
 
     records: list[Record]
     ran: Ran | None
     fired_at: int | None
     written: list[OutRecord]
     jobs: list[Job]
+    lost: bool = False
 
 
 class Engine:
@@ -51,6 +57,7 @@ class Engine:
         self._broker = MemoryBroker(clock)
         self._inputs = (self.topics.requests, *map(self.topics.replies, application.services))
         self._jobs: deque[Job] = deque()
+        self._lost: set[str] = set()
         self._created: set[str] = set()
         self._create(*self._inputs, self.topics.state)
         self._restore()
@@ -68,7 +75,7 @@ class Engine:
     def take(self) -> list[OutRecord]:
         """A local step that waits, else whatever stands in the input topics: what the worker wrote for it."""
         if self._jobs:
-            return self._run(self._jobs.popleft())
+            return self._lose() if self._may_die() else self._run(self._jobs.popleft())
         records = self._unread()
 
         def handle(partition: Partition) -> None:
@@ -87,16 +94,35 @@ class Engine:
         return self._transaction(fire, [], now, [])
 
     def _run(self, job: Job) -> list[OutRecord]:
-        """Run a local step, here and now, and handle its end. Where a worker dies in between, it is run once more."""
+        """Run a local step, here and now, and handle its end."""
         now, ends = self._clock.now(), list[Ran]()
+        InlineSteps().start(job, ends.append)
 
         def end(partition: Partition) -> None:
-            if not (ends and job.once):
-                InlineSteps().start(job, ends.append)
             partition.answer(ends[-1])
             partition.fire(now, 1)
 
         return self._transaction(end, [], now, ends)
+
+    def _may_die(self) -> bool:
+        """Is the worker to die while the local steps run? Each time once, and not where their sagas would be held."""
+        return self._mode.crashes and self._jobs[0].id not in self._lost and not any(job.once for job in self._jobs)
+
+    def _lose(self) -> list[OutRecord]:
+        """Run all local steps, and die before their ends are committed: what the next worker makes of that."""
+        now = self._clock.now()
+        for job in self._jobs:
+            self._lost.add(job.id)
+            InlineSteps().start(job, self._partition.answer)
+        self._jobs.clear()
+        self._partition.fire(now, AT_ONCE)
+        self._write(commit=False)
+        self._restore()
+
+        def take_over(partition: Partition) -> None:
+            partition.fire(now, AT_ONCE)
+
+        return self._transaction(take_over, [], now, [], lost=True)
 
     def _unread(self) -> list[Record]:
         return [r for name, start in self._positions.items() for r in self._broker.read(name, 0, start)]
@@ -107,7 +133,13 @@ class Engine:
             self._broker.create_topic(topic, 1, record_bytes_max=RECORD_BYTES_MAX)
 
     def _transaction(
-        self, take: Callable[[Partition], None], records: list[Record], fired_at: int | None, ends: list[Ran]
+        self,
+        take: Callable[[Partition], None],
+        records: list[Record],
+        fired_at: int | None,
+        ends: list[Ran],
+        *,
+        lost: bool = False,
     ) -> list[OutRecord]:
         take(self._partition)
         if not self._partition.dirty:
@@ -124,7 +156,7 @@ class Engine:
             self._restore()
         if self._mode.replays:
             self._partition.drop_programs()
-        self.batches.append(Batch(records, ends[-1] if ends else None, fired_at, written, jobs))
+        self.batches.append(Batch(records, ends[-1] if ends else None, fired_at, written, jobs, lost))
         return written
 
     def _write(self, *, commit: bool) -> list[OutRecord]:

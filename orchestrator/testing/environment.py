@@ -11,6 +11,7 @@ says so. What comes to rest is run a second time in another world (`double`), to
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
 from kompensate.orchestrator.definitions.schedule import SAGA as SCHEDULE
 from kompensate.orchestrator.definitions.schedule import begun
 from kompensate.orchestrator.kernel.context import Service
+from kompensate.orchestrator.orders import order_request
 from kompensate.orchestrator.ports import OutRecord
 from kompensate.orchestrator.testing.answers import Script
 from kompensate.orchestrator.testing.clock import VirtualClock
@@ -31,8 +33,9 @@ from kompensate.orchestrator.testing.modes import mode_named
 from kompensate.orchestrator.testing.post import Mail, Post
 from kompensate.orchestrator.testing.services import Services
 from kompensate.orchestrator.testing.story import PAGE, Story
-from kompensate.schemas import payloads
-from kompensate.schemas.messages import SIGNAL, START, Command, Request
+from kompensate.schemas.formats import payloads_of
+from kompensate.schemas.messages import START, Command, Request
+from kompensate.schemas.requests import make_request
 from kompensate.schemas.topics import check_saga_id, saga_of_key
 
 INPUTS_MAX = 10_000
@@ -72,7 +75,8 @@ class SagaTest:
         self._clock = VirtualClock() if now is None else VirtualClock(round(now.timestamp() * 1000))
         self._engine = Engine(self.application, self.mode, self._clock)
         self._topics = self._engine.topics
-        self.services = Services(self.application)
+        self.payloads = payloads_of(self.application.payloads, self.application.name)
+        self.services = Services(self.application, self.payloads)
         self._post = Post(self.mode.copies, Random(self.seed) if self.mode.shuffles else None)  # noqa: S311  # as above
         self._stories: dict[str, Story] = {}
         self._due: dict[str, int] = {}
@@ -117,14 +121,19 @@ class SagaTest:
         input: object = None,  # noqa: A002  # as in Client
         *,
         saga_id: str | None = None,
-        delay: float = 0.0,  # as Client
+        delay: float = 0.0,
+        start_at: datetime | None = None,
+        deadline: datetime | None = None,
     ) -> SagaHandle:
-        """Ask for a saga to be started; it starts when the test runs on, `delay` virtual seconds later."""
+        """Ask for a saga to be started, when the test runs on, `delay` virtual seconds later.
+
+        As with a Client it waits until `start_at`, and is cancelled at `deadline`.
+        """
         name = saga if isinstance(saga, str) else saga.name
         if name not in self.application.sagas:
             raise ValueError(f"start: expected a saga of {', '.join(self.application.sagas)}, got {name!r}")
         found = saga_id or f"{name}-{len(self._stories) + 1}"
-        self.ask(START, found, saga_type=name, payload=input, delay=delay)
+        self.ask(START, found, saga_type=name, payload=input, delay=delay, start_at=start_at, deadline=deadline)
         return self.saga(found)
 
     def schedule(self, name: str) -> SagaHandle:
@@ -150,16 +159,42 @@ class SagaTest:
         id_: str | None = None,
         after: str | None = None,
         delay: float = 0.0,
+        start_at: datetime | None = None,
+        deadline: datetime | None = None,
     ) -> None:
         """Put a request on its way, as a client would; SagaHandle has a verb for each type."""
         self._asked += 1
-        value = payloads.encode(payload) if type_ in (START, SIGNAL) else None
-        id_, ms = id_ or f"request-{self._asked}", round(delay * 1000)
-        request = Request(id_, type_, saga_id, "kompensate:test", saga_type, subject, value)
+        request = make_request(
+            type_,
+            saga_id,
+            source="kompensate:test",
+            saga_type=saga_type,
+            subject=subject,
+            payload=payload,
+            id_=id_ or f"request-{self._asked}",
+            start_at=start_at,
+            deadline=deadline,
+            payloads=self.payloads,
+        )
         if after is None:
-            self._send(request, ms)
+            self._send(request, round(delay * 1000))
         else:
-            self._later.append(_Later(saga_id, after, ms, request))
+            self._later.append(_Later(saga_id, after, round(delay * 1000), request))
+
+    def order(self, verb: str, saga_id: str, step: str, who: str, reason: str, result: object) -> None:
+        """Put an operator's order on its way; SagaHandle has a verb for each."""
+        self._asked += 1
+        asked = order_request(
+            verb,
+            saga_id,
+            who=who,
+            reason=reason,
+            source="kompensate:test",
+            step=step or None,
+            result=result,
+            payloads=self.payloads,
+        )
+        self._send(replace(asked, id=f"request-{self._asked}", time=None), 0)  # nothing that differs between runs
 
     # -- driving
 
@@ -274,5 +309,5 @@ class SagaTest:
 
     def _story(self, saga_id: str) -> Story:
         if saga_id not in self._stories:
-            self._stories[saga_id] = Story(self.application.name, saga_id)
+            self._stories[saga_id] = Story(self.application.name, saga_id, self.payloads)
         return self._stories[saga_id]

@@ -22,6 +22,10 @@ ANY: Any = object()
 """Whatever it is: the default of assertions about results and reasons."""
 
 
+WHO, WHY = "operator", "as the test says"
+"""An order has a name and a reason."""
+
+
 class SagaHandle:
     """The saga `saga_id` of a test. What is asked of it happens when the test runs on.
 
@@ -63,6 +67,28 @@ class SagaHandle:
         """Release it, also from quarantine."""
         self._test.ask(RESUME, self.saga_id, subject=reason or None, after=after, delay=delay)
 
+    # -- an operator's orders, with name and reason: of a step by its name or number, where more than one is open
+
+    def retry(self, step: str = "", *, who: str = WHO, reason: str = WHY) -> None:
+        """Have the step tried again now; releases the saga where it is held."""
+        self._test.order("retry", self.saga_id, step, who, reason, None)
+
+    def skip(self, step: str = "", *, who: str = WHO, reason: str = WHY) -> None:
+        """Go on as if the step were done, with null, or undone."""
+        self._test.order("skip", self.saga_id, step, who, reason, None)
+
+    def complete(self, step: str = "", result: object = None, *, who: str = WHO, reason: str = WHY) -> None:
+        """Say that the step is done, with that result, or undone."""
+        self._test.order("complete", self.saga_id, step, who, reason, result)
+
+    def compensate(self, *, who: str = WHO, reason: str = WHY) -> None:
+        """Undo all that can be undone, also past the pivot."""
+        self._test.order("compensate", self.saga_id, "", who, reason, None)
+
+    def close(self, *, who: str = WHO, reason: str = WHY) -> None:
+        """End it as failed, as it is."""
+        self._test.order("close", self.saga_id, "", who, reason, None)
+
     def run_until(self, step: str) -> None:
         """Run until a command of that step is out and not yet answered. AssertionError where that never comes."""
         self._test.run_until(lambda: step in self.waiting, f"saga {self.saga_id!r}: step {step!r} to be out")
@@ -88,11 +114,18 @@ class SagaHandle:
     @property
     def result(self) -> Any:
         """What it returned, as plain JSON values."""
-        return readable(self._story.fold.state.result)
+        return self._story.fold.readable(self._story.fold.state.result)
+
+    @property
+    def published(self) -> dict[str, Any]:
+        """What it shows the outside: the newest value of each name, as plain JSON values."""
+        fold = self._story.fold
+        return {name: fold.readable(value) for name, value in fold.state.published.items()}
 
     def result_as(self, kind: type[T]) -> T:
         """What it returned, as a `kind`. Raises BadPayload."""
-        return payloads.decode(self._story.fold.state.result, kind)
+        found: T = self._story.payloads.decode(self._story.fold.state.result, kind)
+        return found
 
     @property
     def seen(self) -> list[Seen]:

@@ -11,7 +11,8 @@ from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.definitions.saga import Saga
 from kompensate.orchestrator.definitions.steps import Step
 from kompensate.orchestrator.testing.answers import Answer, InTurn, Script, as_answer, done
-from kompensate.schemas import payloads
+from kompensate.schemas.envelope import content_type
+from kompensate.schemas.formats import SagaPayloads
 from kompensate.schemas.messages import Command, Reply
 
 
@@ -46,7 +47,8 @@ class Response(NamedTuple):
 class Services:
     """All participants of `application`. Unless a script says otherwise every command is done, with null."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, payloads: SagaPayloads) -> None:
+        self._payloads = payloads
         self.seen: dict[str, Seen] = {}
         self._services = application.services
         self._types = _declared_types(application)
@@ -75,20 +77,20 @@ class Services:
 
     def take(self, command: Command, now: int) -> list[Response]:
         """A command arrives: the replies that will come of it."""
-        seen = self.seen.get(command.id)
+        seen, payloads = self.seen.get(command.id), self._payloads.for_saga(command.saga_id)
         if seen is not None:
             seen.deliveries += 1
             answer = self._answers[command.id]
             if now < seen.at + round(answer.after * 1000):
                 return []  # the answer is on its way
-            return _responses(command, answer, 0)
+            return _responses(command, answer, 0, payloads)
         message = payloads.decode(command.payload, self._type_of(command.type))
         seen = Seen(
             command.id, command.saga_id, command.type, command.step, command.phase, command.attempt, message, now
         )
         self.seen[command.id] = seen
         self._answers[command.id] = answer = self._answer(seen)
-        return _responses(command, answer, round(answer.after * 1000))
+        return _responses(command, answer, round(answer.after * 1000), payloads)
 
     def _answer(self, seen: Seen) -> Answer:
         short = seen.type.rpartition(".")[2]
@@ -106,10 +108,10 @@ class Services:
         return self._types.get(name) or self._types.get(name.rpartition(".")[2]) or Any
 
 
-def _responses(command: Command, answer: Answer, after: int) -> list[Response]:
+def _responses(command: Command, answer: Answer, after: int, payloads: SagaPayloads) -> list[Response]:
     if answer.outcome is None:
         return []
-    service = command.type.rpartition(".")[0]
+    service, payload = command.type.rpartition(".")[0], payloads.encode(answer.value)
     reply = Reply(
         f"row-{command.id}",
         command.id,
@@ -117,8 +119,9 @@ def _responses(command: Command, answer: Answer, after: int) -> list[Response]:
         f"{command.type}Reply",
         service,
         answer.outcome,
-        payloads.encode(answer.value),
-        trace=command.trace,
+        payload,
+        content_type(payload),
+        command.trace,
     )
     response = Response(command.reply_to, command.saga_id, reply.payload, reply.headers(), after)
     return [response] * answer.copies

@@ -11,6 +11,7 @@ from kompensate.orchestrator.reading.status import Fold, Line, waits
 from kompensate.orchestrator.sagas.journal import Recorded, read_page
 from kompensate.orchestrator.testing.coverage import COVERAGE
 from kompensate.schemas import codec
+from kompensate.schemas.formats import SagaPayloads
 
 PAGE = codec.prefix(codec.PAGE)
 """What a page's bytes begin with."""
@@ -20,9 +21,10 @@ _GIVEN_UP = (e.CallInDoubt, e.CallFailed)
 class Story:
     """What the topics tell of one saga. `pages` are its newest run's, by number, as the wire has them."""
 
-    def __init__(self, app: str, saga_id: str) -> None:
+    def __init__(self, app: str, saga_id: str, payloads: SagaPayloads) -> None:
         self.app, self.saga_id = app, saga_id
-        self.fold = Fold(app, saga_id, "")
+        self.payloads = payloads.for_saga(saga_id)
+        self.fold = Fold(app, saga_id, "", payloads)
         self.pages: dict[int, bytes] = {}
         self.quarantined: list[str] = []
         self.version = 0
@@ -33,7 +35,7 @@ class Story:
         """A committed page, from the state topic or the history."""
         page = read_page(value)
         if page.run != self.fold.state.run:
-            self.fold, self.pages = Fold(self.app, self.saga_id, page.run), {}
+            self.fold, self.pages = Fold(self.app, self.saga_id, page.run, self.payloads), {}
         self.pages[page.number] = value
         for recorded in page.events:
             if recorded.sequence > self.fold.state.events:

@@ -25,6 +25,18 @@ def test_a_sleep_ends_at_its_time_and_not_before() -> None:
     assert kinds(driven.wait(1)) == ["SleepEnded", "SagaCompleted"]
 
 
+def test_a_clock_that_is_set_back() -> None:
+    """An hour back: nothing is due early, and its time comes once."""
+    driven = Driven(sleeper)
+    driven.start()
+    driven.wait(60_000)
+
+    assert driven.wait(-3_600_000) == Decision()
+    assert driven.wait(90 * 24 * 3_600_000 + 3_600_000 - 60_000 - 1) == Decision()
+    assert kinds(driven.wait(1)) == ["SleepEnded", "SagaCompleted"]
+    assert driven.wait(-1) == driven.wait(2) == Decision()
+
+
 @saga("restless")
 async def restless(ctx: Context, order: Order) -> None:
     while True:

@@ -1,18 +1,20 @@
 """The checkout example's saga, tested as its authors would, in every mode."""
 
+from collections.abc import Callable
+
 import pytest
 
 from examples.checkout.contracts import Charge, Confirm, Order, Receipt, Refund, Release, Reserve, Ship, Shipped
 from examples.checkout.sagas import app
-from kompensate.orchestrator.testing import MODES, SagaTest, done, failed, in_turn, late, never, refused
+from kompensate.orchestrator.testing import SagaTest, done, failed, in_turn, late, never, refused
 
 ORDER = Order("o-1", "c-1", "1997-01-01", "cd", 2, 2_000, "12 Main Street")
 
 
-@pytest.fixture(params=MODES)
-def shop(request: pytest.FixtureRequest) -> SagaTest:
+@pytest.fixture
+def shop(saga_test: Callable[..., SagaTest]) -> SagaTest:
     """A shop whose parcels leave, in each mode."""
-    test = SagaTest(app, mode=request.param)
+    test = saga_test(app)
     test.on(Ship, Shipped("p-1"))
     return test
 

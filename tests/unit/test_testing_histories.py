@@ -10,8 +10,9 @@ import pytest
 
 from kompensate.orchestrator import Application, Context, Saga, Service, Step, saga
 from kompensate.orchestrator.definitions.saga import AsyncSaga
+from kompensate.orchestrator.replay import BadRecording, read
 from kompensate.orchestrator.sagas.journal import read_pages
-from kompensate.orchestrator.testing import BadHistory, SagaTest, assert_replays, refused
+from kompensate.orchestrator.testing import SagaTest, assert_replays, refused
 from tests.fixtures.driving import (
     APP,
     CHECKOUT,
@@ -100,8 +101,8 @@ async def breaks(ctx: Context) -> str:
             "expected operation 1: call of 'a.Reserve' as step 'Reserve', got operation 1: call of 'a.Charge'",
         ),
         (returns_early, "expected operation 2: receive of 'go', got the program returned"),
-        (goes_on, "expected the program to return, got one that goes on"),
-        (breaks, "the program raised KeyError: 'go'"),
+        (goes_on, "expected the program to return, got a program that goes on"),
+        (breaks, "expected the program to return, got KeyError: 'go'"),
     ],
 )
 def test_code_that_does_otherwise_is_found(tmp_path: Path, today: Any, expected: str) -> None:
@@ -131,7 +132,7 @@ def test_a_declared_sagas_history_carries_its_plan(tmp_path: Path) -> None:
     fewer = Saga("checkout", Order, steps[1:])
     with pytest.raises(AssertionError, match=r"expected step 'reserve' with command 'inventory\.Reserve'"):
         assert_replays(tmp_path / "o1.json", app(fewer))
-    with pytest.raises(AssertionError, match="expected a saga 'checkout' in this application, got only written"):
+    with pytest.raises(AssertionError, match="expected a saga definition 'checkout' in this application"):
         assert_replays(tmp_path / "o1.json", app(program(yesterday)))
 
 
@@ -184,10 +185,9 @@ def test_pages_are_those_of_the_wire(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda found: {**found, "format": "2"}, "expected a file of format 'kompensate history 1', got '2'"),
-        (lambda found: [], "expected a file of format .* got TypeError"),
-        (lambda found: {**found, "pages": ["AAAA"]}, "expected pages that read"),
-        (lambda found: {**found, "pages": ["?"]}, "expected pages that read"),
+        (lambda found: {**found, "format": "2"}, "expected format 'kompensate history 1', got '2'"),
+        (lambda found: [], "expected a recorded history, .*TypeError"),
+        (lambda found: {**found, "pages": ["?"]}, "expected a recorded history, .* base64"),
     ],
 )
 def test_a_file_that_is_none_says_so(tmp_path: Path, change: Any, message: str) -> None:
@@ -195,8 +195,29 @@ def test_a_file_that_is_none_says_so(tmp_path: Path, change: Any, message: str) 
     path = recorded(tmp_path)
     path.write_text(dumps(change(loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
 
-    with pytest.raises(BadHistory, match=message):
+    with pytest.raises(BadRecording, match=message):
         assert_replays(path, app(program(yesterday)))
+
+
+def test_pages_that_do_not_read_are_a_difference(tmp_path: Path) -> None:
+    """They are in the file as they stood in the topic, so the file is right and the saga is not."""
+    path = recorded(tmp_path)
+    path.write_text(dumps({**loads(path.read_text(encoding="utf-8")), "pages": ["AAAA"]}), encoding="utf-8")
+
+    with pytest.raises(AssertionError, match="saga 'w-1': its pages are damaged"):
+        assert_replays(path, app(program(yesterday)))
+
+
+def test_the_file_is_the_command_lines(tmp_path: Path) -> None:
+    """What a test saved, `kompensate replay` reads, and what the command saved a test reads."""
+    path = recorded(tmp_path)
+    (found,) = read(path)
+    assert (found.saga_id, found.definition, found.status) == ("w-1", "written", "completed")
+
+    path.write_text(found.line() + "\n" + found.line() + "\n", encoding="utf-8")
+    assert_replays(path, app(program(yesterday)))
+    with pytest.raises(AssertionError, match="expected operation 1"):
+        assert_replays(path, app(program(another_step)))
 
 
 def test_what_has_not_started_has_no_history(tmp_path: Path) -> None:

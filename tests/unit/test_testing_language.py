@@ -1,12 +1,13 @@
 """What sagas do beside calls, under test: local steps, children, runs that go on, in every mode."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from kompensate.orchestrator import Application, Context, StepFailed, StepRefused, saga
 from kompensate.orchestrator.kernel.errors import Refuse
-from kompensate.orchestrator.testing import MODES, SagaTest, late, refused
+from kompensate.orchestrator.testing import SagaTest, late, refused
 from tests.fixtures.driving import Charge, Order, Refund, Release, Reserve, inventory, payments
 
 RAN: list[tuple[str, ...]] = []
@@ -15,6 +16,16 @@ RAN: list[tuple[str, ...]] = []
 def weigh(order_id: str, idempotency_key: str) -> int:
     RAN.append(("weigh", order_id, idempotency_key))
     return len(order_id)
+
+
+def ask_the_bank(order_id: str) -> str:
+    RAN.append(("ask", order_id))
+    return "receipt" if ("pay", order_id) in RAN else "none"
+
+
+def pay(order_id: str) -> str:
+    RAN.append(("pay", order_id))
+    return "receipt"
 
 
 async def label(order_id: str) -> str:
@@ -72,13 +83,22 @@ async def charges_once(ctx: Context, _: None) -> None:
     await ctx.run(tear, "o1", at_most_once=True)
 
 
-APP = Application("shop", [parcel, order, counts, tries, charges_once], services=[inventory, payments])
+@saga("pays-once")
+async def pays_once(ctx: Context, order_id: str) -> str:
+    first, second = await ctx.gather(
+        ctx.run(pay, order_id, at_most_once=True, reconcile=ask_the_bank), ctx.run(weigh, order_id)
+    )
+    ctx.publish("receipt", first)
+    return f"{first}, {second} g"
 
 
-@pytest.fixture(params=MODES)
-def shop(request: pytest.FixtureRequest) -> SagaTest:
+APP = Application("shop", [parcel, order, counts, tries, charges_once, pays_once], services=[inventory, payments])
+
+
+@pytest.fixture
+def shop(saga_test: Callable[..., SagaTest]) -> SagaTest:
     RAN.clear()
-    return SagaTest(APP, mode=request.param)
+    return saga_test(APP)
 
 
 def test_local_steps_run_in_place(shop: SagaTest) -> None:
@@ -122,6 +142,19 @@ def test_a_step_that_runs_at_most_once(shop: SagaTest) -> None:
 
     found.assert_completed()
     assert RAN == [("tear", "o1")]
+
+
+def test_a_step_whose_worker_died_is_reconciled(shop: SagaTest) -> None:
+    """Its end was lost with the worker: it is asked for, and the function is not run again. Others are run again."""
+    found = shop.start(pays_once, "o1")
+    shop.run()
+
+    found.assert_completed("receipt, 2 g")
+    assert found.published == {"receipt": "receipt"}
+    assert [name for name, *_ in RAN].count("pay") == 1
+    assert [name for name, *_ in RAN].count("ask") == (1 if shop.mode.crashes else 0)
+    assert [name for name, *_ in RAN].count("weigh") == (2 if shop.mode.crashes else 1)
+    assert found.events.count("CommandResent") == (2 if shop.mode.crashes else 0)
 
 
 def test_children_run_too(shop: SagaTest) -> None:
