@@ -25,7 +25,14 @@ from kompensate.orchestrator.orders import order_request
 from kompensate.orchestrator.reading import publishing
 from kompensate.orchestrator.reading.handling import Handling, covers, handled, not_ended, not_handled, watermark_key
 from kompensate.orchestrator.reading.lookup import Lookup
-from kompensate.orchestrator.reading.outcomes import ConflictPolicy, Outcome, Sent, check_policy, expect_accepted
+from kompensate.orchestrator.reading.outcomes import (
+    ConflictPolicy,
+    Outcome,
+    Sent,
+    check_policy,
+    expect_accepted,
+    expect_same,
+)
 from kompensate.orchestrator.reading.reader import (
     TIMEOUT_SECONDS,
     UNREACHABLE,
@@ -139,6 +146,22 @@ class Client:
         seen = self.lookup.reader.ends(self.topics.state, [partition])[partition]
         sent = replace(self.send([request])[0], seen=seen)
         return expect_accepted(replace(sent, outcome=self.outcome(sent, timeout)), id_conflict_policy)
+
+    def execute(
+        self,
+        saga: str,
+        input: object = None,  # noqa: A002  # as in Saga
+        *,
+        saga_id: str,
+        timeout: float = OUTCOME_SECONDS,
+    ) -> SagaView:
+        """Start a saga and wait for its end, `timeout` seconds in all; the same again waits for the same saga.
+
+        Raises AlreadyStarted where the id is another saga's, StartRejected, TimedOut.
+        """
+        until = time.monotonic() + timeout
+        expect_same(self.start(saga, input, saga_id=saga_id, wait=True, timeout=timeout))
+        return self.result(saga_id, max(0.0, until - time.monotonic()))
 
     def start_many(self, starts: Iterable[Start]) -> list[Sent]:
         """Start many sagas at once, in their order; returns when Kafka has them all.

@@ -81,6 +81,15 @@ def expect_accepted(sent: Sent, policy: ConflictPolicy | None) -> Sent:
     return sent
 
 
+def expect_same(sent: Sent) -> Sent:
+    """`sent`, whose outcome is known, if its id is not another saga's. Raises AlreadyStarted, StartRejected."""
+    expect_accepted(sent, "use_existing")
+    assert sent.outcome is not None
+    if sent.outcome.kind == "conflict":
+        raise AlreadyStarted(f"saga {sent.saga_id!r}: expected the same saga or none, got: {sent.outcome.reason}")
+    return sent
+
+
 def begun_by(record: Record, sent: Sent) -> bool:
     """Does this record of the state topic name `sent` as its saga's start? One that does not read names nobody."""
     value = record.value or b""
