@@ -6,6 +6,7 @@ keeps a document from being embedded twice. It is kept from being stored twice: 
 
 import os
 import sqlite3
+import threading
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -35,10 +36,13 @@ class Report:
         return cls(len(locations) - len(failed), failed)
 
 
+_alone = threading.Lock()  # who finds a SQLite file locked sleeps before trying again; who waits for a lock does not
+
+
 @contextmanager
 def _index() -> Iterator[sqlite3.Connection]:
     """The index's file, in one transaction."""
-    with closing(sqlite3.connect(os.environ["INDEX"], timeout=60)) as connection, connection:
+    with _alone, closing(sqlite3.connect(os.environ["INDEX"], timeout=60)) as connection, connection:
         yield connection
 
 
