@@ -30,7 +30,6 @@ from kompensate.orchestrator.reading.outcomes import (
     Sent,
     check_policy,
     expect_accepted,
-    expect_same,
 )
 from kompensate.orchestrator.reading.publishing import one_of
 from kompensate.orchestrator.reading.reader import TIMEOUT_SECONDS
@@ -133,7 +132,7 @@ class AsyncClient:
     ) -> SagaView:
         """Start a saga and wait for its end, `timeout` seconds in all; the same again waits for the same saga."""
         until = time.monotonic() + timeout
-        expect_same(await self.start(saga, input, saga_id=saga_id, wait=True, timeout=timeout))
+        (await self.start(saga, input, saga_id=saga_id, wait=True, timeout=timeout)).expect_same()
         return await self.result(saga_id, max(0.0, until - time.monotonic()))
 
     async def start_many(self, starts: Iterable[Start]) -> list[Sent]:

@@ -25,14 +25,7 @@ from kompensate.orchestrator.orders import order_request
 from kompensate.orchestrator.reading import publishing
 from kompensate.orchestrator.reading.handling import Handling, covers, handled, not_ended, not_handled, watermark_key
 from kompensate.orchestrator.reading.lookup import Lookup
-from kompensate.orchestrator.reading.outcomes import (
-    ConflictPolicy,
-    Outcome,
-    Sent,
-    check_policy,
-    expect_accepted,
-    expect_same,
-)
+from kompensate.orchestrator.reading.outcomes import ConflictPolicy, Outcome, Sent, check_policy, expect_accepted
 from kompensate.orchestrator.reading.reader import (
     TIMEOUT_SECONDS,
     UNREACHABLE,
@@ -160,7 +153,7 @@ class Client:
         Raises AlreadyStarted where the id is another saga's, StartRejected, TimedOut.
         """
         until = time.monotonic() + timeout
-        expect_same(self.start(saga, input, saga_id=saga_id, wait=True, timeout=timeout))
+        self.start(saga, input, saga_id=saga_id, wait=True, timeout=timeout).expect_same()
         return self.result(saga_id, max(0.0, until - time.monotonic()))
 
     def start_many(self, starts: Iterable[Start]) -> list[Sent]:

@@ -59,6 +59,13 @@ class Sent:
     seen: int | None = None
     outcome: Outcome | None = None
 
+    def expect_same(self) -> None:
+        """Raise StartRejected, AlreadyStarted where the saga of its id, which was waited for, is not this start's."""
+        expect_accepted(self, "use_existing")
+        assert self.outcome is not None
+        if self.outcome.kind == "conflict":
+            raise AlreadyStarted(f"saga {self.saga_id!r}: expected the same saga or none, got: {self.outcome.reason}")
+
 
 ConflictPolicy: TypeAlias = Literal["fail", "use_existing"]
 """What a start wants where a saga of its id is there, or was within the dedup window."""
@@ -78,15 +85,6 @@ def expect_accepted(sent: Sent, policy: ConflictPolicy | None) -> Sent:
         raise StartRejected(f"saga {sent.saga_id!r}: expected its start to be taken, got: {outcome.reason}")
     if policy == "fail" and outcome.kind in ("duplicate", "conflict"):
         raise AlreadyStarted(f"saga {sent.saga_id!r}: expected no saga of this id, got one: {outcome.reason}")
-    return sent
-
-
-def expect_same(sent: Sent) -> Sent:
-    """`sent`, whose outcome is known, if its id is not another saga's. Raises AlreadyStarted, StartRejected."""
-    expect_accepted(sent, "use_existing")
-    assert sent.outcome is not None
-    if sent.outcome.kind == "conflict":
-        raise AlreadyStarted(f"saga {sent.saga_id!r}: expected the same saga or none, got: {sent.outcome.reason}")
     return sent
 
 
