@@ -20,6 +20,7 @@ from kompensate.orchestrator.kernel.errors import (
     StepInDoubt,
     StepRefused,
 )
+from kompensate.orchestrator.kernel.operation import Operation
 from kompensate.orchestrator.kernel.policy import Policy, RetryPolicy
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Incoming",
     "Limit",
     "NotDone",
+    "Operation",
     "OperationCancelled",
     "Parallel",
     "Policy",

@@ -12,6 +12,7 @@ event loop that first uses it.
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
@@ -120,6 +121,19 @@ class AsyncClient:
         finally:
             self._tail.forget(fate)
         return expect_accepted(replace(sent, outcome=outcome), id_conflict_policy)
+
+    async def execute(
+        self,
+        saga: str,
+        input: object = None,  # noqa: A002  # as in Saga
+        *,
+        saga_id: str,
+        timeout: float = OUTCOME_SECONDS,
+    ) -> SagaView:
+        """Start a saga and wait for its end, `timeout` seconds in all; the same again waits for the same saga."""
+        until = time.monotonic() + timeout
+        (await self.start(saga, input, saga_id=saga_id, wait=True, timeout=timeout)).expect_same()
+        return await self.result(saga_id, max(0.0, until - time.monotonic()))
 
     async def start_many(self, starts: Iterable[Start]) -> list[Sent]:
         """Start many sagas at once, in their order; returns when Kafka has them all."""

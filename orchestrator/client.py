@@ -140,6 +140,22 @@ class Client:
         sent = replace(self.send([request])[0], seen=seen)
         return expect_accepted(replace(sent, outcome=self.outcome(sent, timeout)), id_conflict_policy)
 
+    def execute(
+        self,
+        saga: str,
+        input: object = None,  # noqa: A002  # as in Saga
+        *,
+        saga_id: str,
+        timeout: float = OUTCOME_SECONDS,
+    ) -> SagaView:
+        """Start a saga and wait for its end, `timeout` seconds in all; the same again waits for the same saga.
+
+        Raises AlreadyStarted where the id is another saga's, StartRejected, TimedOut.
+        """
+        until = time.monotonic() + timeout
+        self.start(saga, input, saga_id=saga_id, wait=True, timeout=timeout).expect_same()
+        return self.result(saga_id, max(0.0, until - time.monotonic()))
+
     def start_many(self, starts: Iterable[Start]) -> list[Sent]:
         """Start many sagas at once, in their order; returns when Kafka has them all.
 

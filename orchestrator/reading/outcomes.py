@@ -59,6 +59,13 @@ class Sent:
     seen: int | None = None
     outcome: Outcome | None = None
 
+    def expect_same(self) -> None:
+        """Raise StartRejected, AlreadyStarted where the saga of its id, which was waited for, is not this start's."""
+        expect_accepted(self, "use_existing")
+        assert self.outcome is not None
+        if self.outcome.kind == "conflict":
+            raise AlreadyStarted(f"saga {self.saga_id!r}: expected the same saga or none, got: {self.outcome.reason}")
+
 
 ConflictPolicy: TypeAlias = Literal["fail", "use_existing"]
 """What a start wants where a saga of its id is there, or was within the dedup window."""

@@ -169,6 +169,25 @@ def test_a_policy_says_whether_an_id_in_use_is_an_error(stage: Stage) -> None:
     assert "o-3" not in {r.saga_id for r in requests(stage)}
 
 
+def test_a_saga_is_executed(stage: Stage) -> None:
+    """Its end is the answer; the same again waits for the same saga, another one under its id is AlreadyStarted."""
+
+    async def work(client: AsyncClient) -> None:
+        asked = [
+            asyncio.ensure_future(client.execute("checkout", {"order_id": number}, saga_id="o-1"))
+            for number in ("1", "1", "2")
+        ]
+        unknown = asyncio.ensure_future(client.execute("nothing", saga_id="o-2"))
+        await played(stage, 4)
+        assert [(await each).status for each in asked[:2]] == ["completed", "completed"]
+        with pytest.raises(AlreadyStarted, match="saga 'o-1' was started with another input"):
+            await asked[2]
+        with pytest.raises(StartRejected, match="got 'nothing'"):
+            await unknown
+
+    ask(stage, work)
+
+
 def test_the_sync_client_has_the_same_policies(stage: Stage) -> None:
     """With a worker at work start() itself raises."""
     stopping = threading.Event()
@@ -187,6 +206,9 @@ def test_the_sync_client_has_the_same_policies(stage: Stage) -> None:
             client.start("checkout", {"order_id": "2"}, saga_id="o-1", id_conflict_policy="use_existing")
             with pytest.raises(StartRejected, match="got 'nothing'"):
                 client.start("nothing", saga_id="o-2", id_conflict_policy="fail")
+            assert client.execute("checkout", {"order_id": "1"}, saga_id="o-1").saga_id == "o-1"
+            with pytest.raises(AlreadyStarted, match="with another input"):
+                client.execute("checkout", {"order_id": "2"}, saga_id="o-1")
     finally:
         stopping.set()
         worker.join()

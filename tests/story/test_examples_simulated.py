@@ -1,11 +1,14 @@
 """The small examples in the simulator: whole systems in memory, killed, rebalanced and torn by a seed."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from examples.agent import simulated as agent
 from examples.agent import tools
+from examples.infrastructure import cloud
+from examples.infrastructure import simulated as infrastructure
 from examples.marketplace import simulated as marketplace
 from examples.transfer.app import app as transfer
 from kompensate.simulator.application import Simulated
@@ -16,6 +19,7 @@ SEEDS = (1, 2, 3)
 MARKET = Simulated(
     marketplace.app, marketplace.simulated_input, marketplace.simulated_reply, marketplace.simulated_signal
 )
+CLOUD = Simulated(infrastructure.app, infrastructure.simulated_input)
 AGENT = Simulated(agent.app, agent.simulated_input, make_signal=agent.simulated_signal)
 
 
@@ -49,6 +53,24 @@ def test_tools_are_used_once(seed: int, tmp_path: Path, monkeypatch: pytest.Monk
         ((calls, keys),) = desk.execute("SELECT count(*), count(DISTINCT key) FROM call").fetchall()
     assert found.fired
     assert calls == keys > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_all_resources_or_none(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is made twice, and of each environment there are all four or none."""
+    monkeypatch.setenv("CLOUD", str(tmp_path / "cloud.sqlite"))
+    cloud.open_account()
+
+    found = run(CLOUD, seed)
+
+    made = Counter(environment for (environment,) in cloud.rows("SELECT environment FROM resource"))
+    assert found.fired
+    assert set(made.values()) == {4}
+    ((calls, distinct),) = cloud.rows(
+        "SELECT count(*), count(DISTINCT kind || environment) FROM call WHERE verb = 'create'"
+    )
+    assert calls == distinct
 
 
 @pytest.mark.slow
