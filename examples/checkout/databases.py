@@ -1,6 +1,5 @@
 """The three databases: where they are, and how they look before the first order."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, create_engine
@@ -25,17 +24,21 @@ class Databases:
 
 def create(databases: Databases) -> None:
     """Make outbox, inbox and the services' own tables, with stock on the shelves and a card for each customer."""
-    cards = sorted({order.customer for order in read()})
-    makers: dict[str, Callable[[Connection], None]] = {
-        "inventory": lambda connection: inventory.create(
-            connection, [(sku, 0 if sold_out(sku) else DISCS_IN_PRINT) for sku in TITLES]
-        ),
-        "payments": lambda connection: payments.create(connection, [(card, card_is_blocked(card)) for card in cards]),
-        "shipping": shipping.create,
-    }
     for service, dsn in databases.all().items():
         engine = create_engine(dsn)
         with engine.begin() as connection:
             create_tables(connection)
-            makers[service](connection)
+            fill(service, connection)
         engine.dispose()
+
+
+def fill(service: str, connection: Connection) -> None:
+    """Make a service's own tables and what is in them at first. The caller commits."""
+    match service:
+        case "inventory":
+            inventory.create(connection, [(sku, 0 if sold_out(sku) else DISCS_IN_PRINT) for sku in TITLES])
+        case "payments":
+            cards = sorted({order.customer for order in read()})
+            payments.create(connection, [(card, card_is_blocked(card)) for card in cards])
+        case "shipping":
+            shipping.create(connection)

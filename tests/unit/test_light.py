@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from kompensate.orchestrator import Application, Context, Service, saga
+from kompensate.orchestrator import Application, Context, RetryPolicy, Service, saga
 from kompensate.participants import Participant, Refused
 
 payments = Service("payments")
@@ -56,6 +56,8 @@ till = Participant("payments")
 
 @till.handles
 def charge(command: Charge, session: Session) -> None:
+    if command.cents < 0:
+        raise ArithmeticError("less than nothing")
     if command.cents > 100:
         raise Refused("too much")
     session.add(Entry(cents=command.cents))
@@ -96,6 +98,20 @@ async def stopped(ctx: Context, cents: int) -> None:
     breakpoint()
 
 
+@saga("failing")
+async def failing(ctx: Context, cents: int) -> None:
+    await ctx.call(payments, Charge(-1), retry=RetryPolicy(maximum_attempts=1))
+
+
+def divide() -> float:
+    return 1 / 0
+
+
+@saga("local")
+async def local(ctx: Context, cents: int) -> None:
+    await ctx.run(divide, retry=RetryPolicy(maximum_attempts=1))
+
+
 @saga("greeting")
 async def greeting(ctx: Context, name: str) -> None:
     await ctx.call("mails", Charge(1))
@@ -105,11 +121,11 @@ def light_setup(service, connection):
     print("set up", service, connection.exec_driver_sql("SELECT count(*) FROM outbox").scalar_one())
 
 
-app = Application("shop", [approval, broken, stopped, greeting], services=[payments, "mails"])
+app = Application("shop", [approval, broken, stopped, failing, local, greeting], services=[payments, "mails"])
 """
 
 
-def light(*arguments: str, directory: Path, **environment: str) -> subprocess.Popen[str]:
+def light(*arguments: str, directory: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-Im", "kompensate.orchestrator.cli", "dev", *arguments],
         cwd=directory,
@@ -117,13 +133,12 @@ def light(*arguments: str, directory: Path, **environment: str) -> subprocess.Po
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **environment},
     )
 
 
-def run(*arguments: str, directory: Path, typed: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, directory: Path, typed: str = "") -> subprocess.CompletedProcess[str]:
     """To its end, with `typed` on standard input."""
-    process = light(*arguments, directory=directory, **environment)
+    process = light(*arguments, directory=directory)
     out, err = process.communicate(typed, timeout=SECONDS_MAX)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
@@ -193,44 +208,50 @@ def test_a_saga_with_local_steps_a_sleep_and_signals_that_are_typed(app: Path) -
     assert "set up payments 0" in done.stdout
 
 
+class Typing:
+    """Whoever types at a process, and reads what it prints."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._heard = ""
+
+    def type(self, line: str, until: str) -> None:
+        """Type a line; return when what is printed from then on has `until` in it."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._heard = ""
+        process.stdin.write(line + "\n")
+        process.stdin.flush()
+        deadline = time.monotonic() + SECONDS_MAX
+        while until not in self._heard:
+            assert time.monotonic() < deadline, self._heard
+            if select.select([process.stdout], [], [], 1.0)[0]:
+                found = os.read(process.stdout.fileno(), 65536).decode()
+                assert found, self._heard
+                self._heard += found
+
+
 def test_what_is_typed_is_answered_while_it_runs(app: Path) -> None:
     """start, show, signal, list, cancel, history, help, quit; and mistakes."""
     process = light("--light", "app.py", directory=app)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    heard: list[str] = []
+    typing = Typing(process)
 
-    def type_(line: str, until: str) -> None:
-        assert process.stdin is not None
-        process.stdin.write(line + "\n")
-        process.stdin.flush()
-        hear(until)
-
-    def hear(until: str) -> None:
-        deadline = time.monotonic() + SECONDS_MAX
-        assert process.stdout is not None
-        while until not in "".join(heard):
-            assert time.monotonic() < deadline, heard
-            if select.select([process.stdout], [], [], 1.0)[0]:
-                byte = os.read(process.stdout.fileno(), 65536).decode()
-                assert byte, heard
-                heard.append(byte)
-
-    type_("start approval a 5", "ReceiveStarted")
-    type_("show a", "for a signal 'answer'")
-    type_("list", "UNDO LEFT")
-    type_("history a", "DETAIL")
-    type_("help", "quit")
-    type_("cancel a enough of it", "SagaCancelled")
-    out, err = process.communicate("fly a\nstart approval\nstart approval b no\nstart other b\nshow b\nquit\n")
+    typing.type("start approval a 5", "ReceiveStarted")
+    typing.type("show a", "for a signal 'answer'")
+    typing.type("list", "UNDO LEFT")
+    typing.type("history a", "ReceiveStarted")
+    typing.type("help", "quit")
+    typing.type("cancel a enough of it", "SagaCancelled")
+    mistakes = "fly a\nstart approval\nstart approval b no\nstart other b\nshow b\nquit\n"
+    _, err = process.communicate(mistakes, timeout=SECONDS_MAX)
 
     assert process.returncode == 0
     assert "expected one of start, signal" in err
     assert "expected start SAGA ID [JSON], got 'start approval'" in err
     assert "expected JSON, got 'no'" in err
     assert "expected a saga of application 'shop'" in err
-    assert "Error: saga 'b'" in err
-    assert "set up" not in out
+    assert "no saga 'b'" in err
 
 
 def test_a_program_that_raises_is_shown_with_its_line_and_ends_the_run(app: Path) -> None:
@@ -242,18 +263,49 @@ def test_a_program_that_raises_is_shown_with_its_line_and_ends_the_run(app: Path
     assert f"app.py:{line})" in done.stdout
 
 
-def test_a_breakpoint_stops_in_the_main_thread(app: Path) -> None:
-    """The debugger's hook is called there, and everything stands still meanwhile."""
-    (app / "hook.py").write_text(
-        "import threading\ndef stop():\n    print('stopped in', threading.current_thread().name, flush=True)\n"
-    )
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [("failing", '        raise ArithmeticError("less than nothing")'), ("local", "    return 1 / 0")],
+)
+def test_what_a_handler_or_a_local_step_raises_is_shown_with_its_line(app: Path, name: str, line: str) -> None:
+    """When its last try is over."""
+    done = run("--light", "app.py", "--start", name, "--input", "5", directory=app)
+
+    assert (done.returncode, kinds(done.stdout, f"{name}-1")[-1]) == (1, "SagaCompensated"), done.stdout
+    assert f'app.py", line {APP.splitlines().index(line) + 1}, in' in done.stderr
+
+
+def test_the_checkout_runs_with_its_shelves_filled() -> None:
+    """`light_setup` in a package's module; one order completes, one customer's address is refused."""
+    order = {
+        "order_id": "o1", "customer": "00004", "date": "19970101", "sku": "cd-001", "quantity": 1, "cents": 1299,
+        "address": "1 High Street",
+    }
+    refused = {**order, "order_id": "o2", "address": "PO box 7"}
     done = run(
-        *("--light", "hook.py", "app.py", "--start", "stopped", "--input", "1"),
-        directory=app,
-        PYTHONBREAKPOINT="hook.stop",
+        *("--light", "examples.checkout.light"),
+        *("--start", "checkout", "--id", "o1", "--input", json.dumps(order)),
+        *("--start", "checkout", "--id", "o2", "--input", json.dumps(refused)),
+        directory=ROOT,
     )
 
-    assert (done.returncode, "stopped in MainThread" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, kinds(done.stdout, "o1")[-1]) == (1, "SagaCompleted"), done.stdout + done.stderr
+    assert kinds(done.stdout, "o2")[-1] == "SagaCompensated"
+    assert "no parcels to post boxes" in done.stdout
+
+
+def test_a_breakpoint_has_the_terminal_for_itself(app: Path) -> None:
+    """In the main thread; what is typed goes to the debugger until it continues."""
+    process = light("--light", "app.py", directory=app)
+    typing = Typing(process)
+
+    typing.type("start stopped s 1", "(Pdb)")
+    typing.type("import threading; threading.current_thread() is threading.main_thread()", "True")
+    typing.type("p cents + 41", "42")
+    typing.type("continue", "SagaCompleted")
+    process.communicate("", timeout=SECONDS_MAX)
+
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize(
