@@ -1,9 +1,10 @@
 """A whole application in one thread: real loops, in-memory log and databases, virtual time; and the chaos around it.
 
-The world (no faults in it; `kompensate dev --light` may stand on it):
+The world (no faults in it):
 `world` puts an application's topics, databases and processes together; `commands` and `database` are the ports
 of participants and relays; `processes` are what can be stepped and killed; `scripted` are participants that
-nobody wrote, `samples` the inputs that nobody typed.
+nobody wrote, `samples` the inputs that nobody typed; `reading` is the reader of its topics. `light` is a world in
+real time: `kompensate dev --light`.
 
 The chaos: `plan` is a run as data, `run` steps the processes by a seed, `load` starts sagas and sends signals,
 `chaos` brings the faults, `ledger` and `effects` hold the invariants after every commit, `rest` those of a healed

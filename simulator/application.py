@@ -35,7 +35,7 @@ class Simulated:
         made = None if self.make_reply is None else self.make_reply(type_, payload)
         if made is not None:
             return made
-        returns = self._returns().get(type_)
+        returns = self.returns().get(type_)
         return payload if returns is None else sample(returns, Random(repr(sorted(payload.items()))))
 
     def signal(self, name: str) -> Any:
@@ -43,7 +43,8 @@ class Simulated:
         made = None if self.make_signal is None else self.make_signal(name)
         return {} if made is None else made
 
-    def _returns(self) -> dict[str, Any]:
+    def returns(self) -> dict[str, Any]:
+        """What declared steps return, by the type of their commands."""
         return {
             f"{step.service}.{step.command.__name__}": step.returns
             for saga in self.application.sagas.values()

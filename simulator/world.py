@@ -4,16 +4,16 @@ Nothing happens by itself: whoever holds the world steps its processes and moves
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import TypeAlias
 
 from kompensate.orchestrator.definitions.application import Application
-from kompensate.orchestrator.ports import Sagas
+from kompensate.orchestrator.ports import Clock, Sagas, Steps
 from kompensate.orchestrator.sagas.journal import watermark_writer
 from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.testing import InlineSteps, MemoryBroker, MemoryLog, VirtualClock
+from kompensate.orchestrator.testing import InlineSteps, MemoryBroker, MemoryLog
 from kompensate.orchestrator.testing.log import MemoryProducer
 from kompensate.orchestrator.worker.loop import Loop
 from kompensate.orchestrator.worker.transactions import Producer
@@ -43,7 +43,8 @@ class World:
     participants: Mapping[str, Participant]
     settings: Settings
     random: Random
-    clock: VirtualClock
+    clock: Clock
+    steps: Steps = field(default_factory=InlineSteps)
 
     def __post_init__(self) -> None:
         self.partitions = self.application.partitions
@@ -85,7 +86,7 @@ class World:
                 connected(log)
                 return log
 
-            return Loop(connect, sagas or self.sagas, self.settings, self.clock, InlineSteps())
+            return Loop(connect, sagas or self.sagas, self.settings, self.clock, self.steps)
 
         return WorkerProcess(f"worker-{slot}", self.group, make)
 

@@ -8,6 +8,7 @@ from kompensate.compose.local.errors import StackError
 from kompensate.compose.local.java import Jit
 from kompensate.compose.local.processes import tail
 from kompensate.compose.local.stack import DEFAULT_SERVICES, SERVICES, Stack
+from kompensate.orchestrator.cli.light import light
 
 LOG_LINES = 40
 NAMES = [service.name for service in SERVICES]
@@ -23,7 +24,10 @@ directory_option = click.option(
 
 
 class StackGroup(click.Group):
-    """Turns a StackError into a line on standard error and exit status 1."""
+    """Turns a StackError into a line on standard error and exit status 1; `--light` is `light`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["light", *args[1:]] if args[:1] == ["--light"] else args)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -34,7 +38,10 @@ class StackGroup(click.Group):
 
 @click.group(cls=StackGroup)
 def dev() -> None:
-    """Kafka, Kafka Connect and PostgreSQL on this machine, without Docker."""
+    """Kafka, Kafka Connect and PostgreSQL on this machine, without Docker; or (light) none of them, in memory."""
+
+
+dev.add_command(light)
 
 
 @dev.command()

@@ -74,7 +74,7 @@ def start(
       kompensate start reminder --app-name shop --id r-17 --after 3600 --deadline 2026-03-01T12:00:00Z
     """
     if cluster.application is not None:
-        _check(cluster.application, saga, input_)
+        check_start(cluster.application, saga, input_)
     with asking.client(cluster) as client:
         # The outcome comes before the result: a start that is rejected would be waited for in vain.
         sent = client.start(
@@ -95,7 +95,7 @@ def start(
         raise SystemExit(REFUSED)
 
 
-def _check(application: Application, saga: str, input_: bytes | None) -> None:
+def check_start(application: Application, saga: str, input_: bytes | None) -> None:
     """What a worker with this code would reject is not sent. Raises click.UsageError."""
     found = application.sagas.get(saga)
     if found is None:

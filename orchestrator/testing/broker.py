@@ -313,7 +313,9 @@ class MemoryBroker:
         for topic, partition, entry in transaction.entries:
             entries.setdefault((topic, partition), []).append(entry)
         decision = Decision.COMMITTED if commit else Decision.ABORTED
-        self._decided[transactional_id] = Decided(decision, entries, transaction.offsets if commit else [])
+        offsets = transaction.offsets if commit else []
+        if entries or offsets:  # one that wrote nothing has no markers
+            self._decided[transactional_id] = Decided(decision, entries, offsets)
         if commit:
             written = [entry.record for _topic, _partition, entry in transaction.entries if entry.record is not None]
             self.on_commit(written, transaction.offsets)
