@@ -57,7 +57,7 @@ class Engine:
         self._broker = MemoryBroker(clock)
         self._inputs = (self.topics.requests, *map(self.topics.replies, application.services))
         self._jobs: deque[Job] = deque()
-        self._lost: set[tuple[str, str, str]] = set()
+        self._lost: set[str] = set()
         self._created: set[str] = set()
         self._create(*self._inputs, self.topics.state)
         self._restore()
@@ -107,14 +107,16 @@ class Engine:
     def _may_die(self) -> bool:
         """Is the worker to die while the local steps run? Each time once, and not where their sagas would be held."""
         return (
-            self._mode.crashes and _step_of(self._jobs[0]) not in self._lost and not any(job.once for job in self._jobs)
+            self._mode.crashes
+            and self._lost.isdisjoint(_names_of(self._jobs[0]))
+            and not any(job.once for job in self._jobs)
         )
 
     def _lose(self) -> list[OutRecord]:
         """Run all local steps, and die before their ends are committed: what the next worker makes of that."""
         now = self._clock.now()
         for job in self._jobs:
-            self._lost.add(_step_of(job))
+            self._lost |= _names_of(job)
             InlineSteps().start(job, self._partition.answer)
         self._jobs.clear()
         self._partition.fire(now, AT_ONCE)
@@ -188,6 +190,6 @@ class Engine:
         self._positions = self._partition.loaded(committed, dict.fromkeys(self._inputs, 0))
 
 
-def _step_of(job: Job) -> tuple[str, str, str]:
-    """The step that a job is an attempt at: one whose worker died at each attempt would never come to an end."""
-    return job.saga_id, repr(job.work.function), repr(job.work.args)
+def _names_of(job: Job) -> set[str]:
+    """The attempt, and the step that it is an attempt at: a worker that died at each would never come to an end."""
+    return {job.id, f"{job.saga_id}: {job.work.function!r} {job.work.args!r}"}
