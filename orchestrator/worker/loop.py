@@ -35,7 +35,7 @@ FAILURES_MAX = 3
 """Unexpected errors of a partition in a row: a defect, which reading the log again does not mend."""
 BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 0.05, 5.0
 """The wait after a first failure, doubled for each that follows it."""
-STEP_WAIT_SECONDS = 0.002
+STEP_WAIT_SECONDS = 0.001
 """How long inputs are waited for while local steps run: nothing wakes the loop when one ends."""
 RESTORE_WAIT_SECONDS = 0.002
 """How long inputs are waited for while a restore has nothing to read yet."""
