@@ -7,10 +7,8 @@ worker.start(); worker.stop()    # or inside another program, on a thread of its
 
 import gc
 import logging
-import signal
 import threading
 import time
-from types import FrameType
 from typing import Any
 
 from kompensate.orchestrator.client import Client
@@ -22,6 +20,7 @@ from kompensate.orchestrator.local.steps import Steps
 from kompensate.orchestrator.sagas.journal import watermark_writer
 from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.settings import Settings
+from kompensate.orchestrator.signals import set_when_told
 from kompensate.orchestrator.topics import TopicAdmin, group_of
 from kompensate.orchestrator.worker.health import Health, HealthServer
 from kompensate.orchestrator.worker.loop import Loop
@@ -105,18 +104,9 @@ class Worker:
 
         The process is taken to be the worker's own: its garbage collector is set to GC_THRESHOLDS.
         """
-
-        def stop(signum: int, _frame: FrameType | None) -> None:
-            logger.info("%s: leaving", signal.Signals(signum).name)
-            self._stopping.set()
-
         gc.set_threshold(*GC_THRESHOLDS)
-        before = {which: signal.signal(which, stop) for which in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with set_when_told(self._stopping):
             self._run()
-        finally:
-            for which, handler in before.items():
-                signal.signal(which, handler)
 
     def _run_aside(self) -> None:
         try:

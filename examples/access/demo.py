@@ -6,7 +6,6 @@
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from examples.access import directory
@@ -26,12 +25,11 @@ def parts(file: Path) -> Parts:
 
 def wait_for_mail(ground: Ground, recipient: str) -> None:
     """Wait until that one was asked. Raises TimeoutError, ChildEnded."""
-    deadline = time.monotonic() + RESULT_SECONDS
-    while (recipient,) not in directory.rows("SELECT recipient FROM mail"):
-        ground.check()
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"expected {recipient} to be asked within {RESULT_SECONDS:g} s")
-        time.sleep(0.05)
+    ground.wait_until(
+        f"a mail to {recipient}",
+        lambda: (recipient,) in directory.rows("SELECT recipient FROM mail"),
+        RESULT_SECONDS,
+    )
 
 
 def story(ground: Ground) -> None:

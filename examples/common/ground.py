@@ -7,6 +7,7 @@ topics away, so that several examples, and several runs of one, can use the same
 
 import secrets
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from kompensate.outbox.tables import create_tables
 from kompensate.schemas.topics import Topics
 
 REMOVE_SECONDS = 15.0
+POLL_SECONDS = 0.05
 # A process that was killed is given up by its consumer group after this.
 SESSION_MS = 6_000
 Tables = Callable[[Connection], None]
@@ -113,6 +115,15 @@ class Ground:
         """Raise ChildEnded where a process ended by itself."""
         for child in self.children.values():
             child.check()
+
+    def wait_until(self, what: str, condition: Callable[[], object], seconds: float) -> None:
+        """Wait until `condition` holds. Raises TimeoutError that names `what`, ChildEnded."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.check()
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"expected {what} within {seconds:g} s, got none")
+            time.sleep(POLL_SECONDS)
 
     def close(self) -> list[str]:
         """Stop every process; return the names of those that did not end when asked."""

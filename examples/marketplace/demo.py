@@ -4,7 +4,6 @@
 """
 
 import sys
-import time
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -62,12 +61,11 @@ def kill_after_payment(ground: Ground, placed: Order) -> None:
     order(ground, placed)
     ground.children["relay"].stop()
     pay(ground, placed.order_id)
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while (placed.order_id, "PAID") not in rows(ground, "orders", "SELECT order_id, status FROM purchase"):
-        ground.check()
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"expected {placed.order_id} to be PAID within {TIMEOUT_SECONDS:g} s, got nothing")
-        time.sleep(0.05)
+    ground.wait_until(
+        f"{placed.order_id} to be PAID",
+        lambda: (placed.order_id, "PAID") in rows(ground, "orders", "SELECT order_id, status FROM purchase"),
+        TIMEOUT_SECONDS,
+    )
     ground.children["worker-1"].kill()
 
 

@@ -4,7 +4,6 @@
 """
 
 import sys
-import time
 
 import psycopg
 
@@ -53,14 +52,10 @@ def kill_in_between(ground: Ground, order: Order, saga_id: str) -> None:
     The relay is down meanwhile, so that north's answer waits in its outbox.
     """
     ground.children["relay"].stop()
-    known, deadline = len(entries(ground)), time.monotonic() + RESULT_SECONDS
+    known = len(entries(ground))
     with ground.client() as client:
         client.start("transfer", order, saga_id=saga_id)
-    while len(entries(ground)) == known:
-        ground.check()
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"expected a withdrawal within {RESULT_SECONDS:g} s, got none")
-        time.sleep(0.05)
+    ground.wait_until("a withdrawal", lambda: len(entries(ground)) > known, RESULT_SECONDS)
     ground.children["worker-1"].kill()
 
 

@@ -4,9 +4,7 @@ HookProcess("shop", Settings(bootstrap="…"), topic="ops.troubles", begin="late
 """
 
 import logging
-import signal
 import threading
-from types import FrameType
 
 from kompensate.orchestrator.errors import Fatal
 from kompensate.orchestrator.hook.once import Receiver, TellOnce
@@ -17,6 +15,7 @@ from kompensate.orchestrator.kafka.sources import Begin, KafkaSources
 from kompensate.orchestrator.main import SystemClock
 from kompensate.orchestrator.reading.reader import Reader, partitions_of
 from kompensate.orchestrator.settings import Settings
+from kompensate.orchestrator.signals import set_when_told
 from kompensate.orchestrator.worker.slots import claim_slot
 from kompensate.schemas.topics import Topics, check_name
 
@@ -53,17 +52,8 @@ class HookProcess:
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then finish the batch, commit, leave the group. Raises Fatal, ClientError."""
-
-        def stop(signum: int, _frame: FrameType | None) -> None:
-            logger.info("%s: leaving", signal.Signals(signum).name)
-            self._stopping.set()
-
-        before = {which: signal.signal(which, stop) for which in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with set_when_told(self._stopping):
             self._run()
-        finally:
-            for which, handler in before.items():
-                signal.signal(which, handler)
 
     def _run(self) -> None:
         self._check_topics()

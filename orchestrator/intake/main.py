@@ -5,9 +5,7 @@ intake.run()                     # until SIGTERM or SIGINT
 """
 
 import logging
-import signal
 import threading
-from types import FrameType
 
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.errors import Fatal
@@ -16,6 +14,7 @@ from kompensate.orchestrator.intake.translate import Translator
 from kompensate.orchestrator.kafka.sources import Begin, KafkaSources
 from kompensate.orchestrator.main import SystemClock
 from kompensate.orchestrator.settings import Settings
+from kompensate.orchestrator.signals import set_when_told
 from kompensate.orchestrator.topics import TopicAdmin
 from kompensate.orchestrator.worker.health import STALL_SECONDS, HealthServer, IntakeHealth
 from kompensate.orchestrator.worker.slots import claim_slot
@@ -57,17 +56,8 @@ class IntakeProcess:
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then finish the batch, commit, leave the group. Raises Fatal."""
-
-        def stop(signum: int, _frame: FrameType | None) -> None:
-            logger.info("%s: leaving", signal.Signals(signum).name)
-            self._stopping.set()
-
-        before = {which: signal.signal(which, stop) for which in (signal.SIGTERM, signal.SIGINT)}
-        try:
+        with set_when_told(self._stopping):
             self._run()
-        finally:
-            for which, handler in before.items():
-                signal.signal(which, handler)
 
     def _run(self) -> None:
         translator = Translator(self._application, self._names)

@@ -16,45 +16,26 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Me
 from confluent_kafka.admin import AdminClient
 
 from kompensate.orchestrator.errors import Aborted, Corrupted, Fatal, Fenced
-from kompensate.orchestrator.kafka.options import AUTHORIZATION, CALL_SECONDS, Options, admin_options, consumer_options
-from kompensate.orchestrator.kafka.producer import KafkaProducer
+from kompensate.orchestrator.kafka.membership import (
+    GONE,
+    WAIT_MS,
+    consume,
+    generation,
+    ids_of_slot,
+    leave,
+    member_options,
+    not_joined,
+    open_producers,
+)
+from kompensate.orchestrator.kafka.options import AUTHORIZATION, CALL_SECONDS, admin_options, consumer_options
 from kompensate.orchestrator.kafka.state import KafkaState, to_record
 from kompensate.orchestrator.ports import Clock, OutRecord, Polled, Takeover
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.worker.aside import aside
 from kompensate.orchestrator.worker.restore import take_over
-from kompensate.orchestrator.worker.transactions import Producer, Transactions, expect_fenced
+from kompensate.orchestrator.worker.transactions import Transactions, expect_fenced
 
 logger = logging.getLogger(__name__)
-
-PRODUCERS = 2
-"""Transactional producers in turn: see kompensate.orchestrator.worker.transactions."""
-WAIT_MS = 100
-"""How long the broker holds a fetch without records: a partition that is resumed meanwhile waits for it."""
-LEAVE_SECONDS = 10.0
-"""The client waits for ever for a broker that does not let it leave; the others take over after the session."""
-
-GONE = frozenset(
-    {
-        KafkaError._AUTO_OFFSET_RESET,
-        KafkaError.OFFSET_OUT_OF_RANGE,
-        KafkaError._UNKNOWN_TOPIC,
-        KafkaError._UNKNOWN_PARTITION,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-    }
-)
-
-
-def generation(metadata: object) -> tuple[int, str]:
-    """(generation, member id) of librdkafka's group metadata: `CGMDv2:`, int32 LE, group and member, each ended by 0.
-
-    Before a member has joined it is (-1, ""). Raises Fatal for what is not that.
-    """
-    raw = metadata if isinstance(metadata, bytes) else b""
-    if not raw.startswith(b"CGMDv2:"):
-        raise Fatal(f"group metadata: expected to begin with CGMDv2:, got {raw[:16]!r}: librdkafka is too new for this")
-    _group, _, rest = raw[11:].partition(b"\0")
-    return int.from_bytes(raw[7:11], "little", signed=True), rest.partition(b"\0")[0].decode()
 
 
 class KafkaLog:
@@ -85,7 +66,9 @@ class KafkaLog:
         self._lost: set[int] = set()
         self._metadata: object = None
         self._error: Exception | None = None
-        self._transactions = Transactions(self._siblings(f"{group}.{slot}.0"), self._producers, settings, clock)
+        self._transactions = Transactions(
+            ids_of_slot(f"{group}.{slot}"), partial(open_producers, settings), settings, clock
+        )
         self._transactions.open()
         try:
             self._admin = AdminClient(admin_options(settings))
@@ -96,33 +79,18 @@ class KafkaLog:
             self._member = self._join()
         except KafkaException as exception:
             self._transactions.close()
-            error = exception.args[0]
-            if error.code() == KafkaError._INVALID_ARG or error.code() in AUTHORIZATION:
-                raise Fatal(f"group {group}: {error.str()} ({error.name()})") from exception
-            raise Aborted(f"group {group}: {error.str()} ({error.name()})") from exception
+            raise not_joined(group, exception.args[0]) from exception
 
     @staticmethod
     def _siblings(writer: str) -> list[str]:
         """The transactional ids of the writer's slot."""
-        slot, _, _k = writer.rpartition(".")
-        return [f"{slot}.{k}" for k in range(PRODUCERS)]
-
-    def _producers(self, ids: Sequence[str]) -> list[Producer]:
-        opening = [aside(partial(KafkaProducer, self._settings, id_)) for id_ in ids]
-        return [producer.result() for producer in opening]
+        return ids_of_slot(writer.rpartition(".")[0])
 
     # Ownership. R12: callbacks run inside poll() and note what has changed. The loop polls between
     # transactions, so there is nothing to commit or to abort in here.
 
     def _join(self) -> Consumer:
-        options: Options = {"group.protocol": "consumer"}
-        if self._settings.group_protocol == "classic":
-            options = {
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": round(self._settings.session_timeout_seconds * 1000),
-                "heartbeat.interval.ms": round(self._settings.heartbeat_seconds * 1000),
-            }
-        member = Consumer(consumer_options(self._settings, self._group, options))
+        member = Consumer(consumer_options(self._settings, self._group, member_options(self._settings)))
         member.subscribe([self._requests], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
         return member
 
@@ -157,14 +125,8 @@ class KafkaLog:
         self._transactions.serve()
         self._serve_group()
         changed = bool(self._assigned or self._revoked or self._lost)
-        messages = self._reader.consume(records_max, 0)
-        if not messages and not changed and timeout > 0:
-            # consume(n, t) waits for all of t unless it has n: let the first record wake us.
-            messages = self._reader.consume(1, timeout)
-            if messages:
-                messages += self._reader.consume(records_max - 1, 0)
         records = []
-        for message in messages:
+        for message in consume(self._reader, records_max, 0 if changed else timeout):
             if message.error() is None:
                 records.append(to_record(message))
             else:
@@ -256,12 +218,4 @@ class KafkaLog:
 
     def close(self) -> None:
         self._transactions.close()
-        for consumer in (self._member, self._reader):
-            try:
-                aside(consumer.close).result(LEAVE_SECONDS)
-            except TimeoutError:
-                # Leaving calls back, and that may still use the other consumer: it is not closed under its hands.
-                logger.warning("group %s: it was not left within %g s", self._group, LEAVE_SECONDS)
-                break
-            except (KafkaException, RuntimeError) as error:
-                logger.warning("group %s: leaving it failed: %s", self._group, error)
+        leave(self._group, (self._member, self._reader))

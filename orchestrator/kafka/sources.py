@@ -16,14 +16,22 @@ from typing import Literal, TypeAlias
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from kompensate.orchestrator.errors import Aborted, Fatal, Fenced
-from kompensate.orchestrator.kafka.log import GONE, LEAVE_SECONDS, WAIT_MS, generation
-from kompensate.orchestrator.kafka.options import AUTHORIZATION, CALL_SECONDS, Options, consumer_options
-from kompensate.orchestrator.kafka.producer import KafkaProducer
+from kompensate.orchestrator.kafka.membership import (
+    GONE,
+    WAIT_MS,
+    consume,
+    generation,
+    ids_of_slot,
+    leave,
+    member_options,
+    not_joined,
+    open_producers,
+)
+from kompensate.orchestrator.kafka.options import AUTHORIZATION, CALL_SECONDS, consumer_options
 from kompensate.orchestrator.kafka.state import to_record
 from kompensate.orchestrator.ports import Clock, OutRecord, Record
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.worker.aside import aside
-from kompensate.orchestrator.worker.transactions import Producer, Transactions
+from kompensate.orchestrator.worker.transactions import Transactions
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +56,8 @@ class KafkaSources:
         self._positions: dict[Place, int] = {}
         self._metadata: object = None
         self._error: Exception | None = None
-        ids = [f"{group}.{slot}.{k}" for k in range(2)]
-        self._transactions = Transactions(ids, self._producers, settings, clock)
+        ids = ids_of_slot(f"{group}.{slot}")
+        self._transactions = Transactions(ids, partial(open_producers, settings), settings, clock)
         self._transactions.open()
         try:
             self._reader = Consumer(consumer_options(settings, group, {"fetch.wait.max.ms": WAIT_MS}))
@@ -57,19 +65,11 @@ class KafkaSources:
             self._member = self._join()
         except KafkaException as exception:
             self._transactions.close()
-            error = exception.args[0]
-            text = f"group {group}: {error.str()} ({error.name()})"
-            if error.code() == KafkaError._INVALID_ARG or error.code() in AUTHORIZATION:
-                raise Fatal(text) from exception
-            raise Aborted(text) from exception
+            raise not_joined(group, exception.args[0]) from exception
         except (Fatal, Aborted):
             self._transactions.close()
             self._reader.close()
             raise
-
-    def _producers(self, ids: Sequence[str]) -> list[Producer]:
-        opening = [aside(partial(KafkaProducer, self._settings, id_)) for id_ in ids]
-        return [producer.result() for producer in opening]
 
     # Where to begin.
 
@@ -136,14 +136,7 @@ class KafkaSources:
     # Ownership. Callbacks run inside poll() and note what has changed (R12).
 
     def _join(self) -> Consumer:
-        options: Options = {"group.protocol": "consumer"}
-        if self._settings.group_protocol == "classic":
-            options = {
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": round(self._settings.session_timeout_seconds * 1000),
-                "heartbeat.interval.ms": round(self._settings.heartbeat_seconds * 1000),
-            }
-        member = Consumer(consumer_options(self._settings, self._group, options))
+        member = Consumer(consumer_options(self._settings, self._group, member_options(self._settings)))
         member.subscribe(
             list(self._topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_revoke
         )
@@ -195,14 +188,8 @@ class KafkaSources:
                 self._take_over()
             except KafkaException as exception:
                 self._judge(exception.args[0], f"group {self._group}")
-        messages = self._reader.consume(records_max, 0)
-        if not messages and timeout > 0:
-            # consume(n, t) waits for all of t unless it has n: let the first record wake us.
-            messages = self._reader.consume(1, timeout)
-            if messages and records_max > 1:
-                messages += self._reader.consume(records_max - 1, 0)
         records = []
-        for message in messages:
+        for message in consume(self._reader, records_max, timeout):
             if message.error() is not None:
                 self._note(message)
             elif (message.topic(), message.partition()) in self._positions:
@@ -262,14 +249,7 @@ class KafkaSources:
 
     def close(self) -> None:
         self._transactions.close()
-        for consumer in (self._member, self._reader):
-            try:
-                aside(consumer.close).result(LEAVE_SECONDS)
-            except TimeoutError:
-                logger.warning("group %s: it was not left within %g s", self._group, LEAVE_SECONDS)
-                break
-            except (KafkaException, RuntimeError) as error:
-                logger.warning("group %s: leaving it failed: %s", self._group, error)
+        leave(self._group, (self._member, self._reader))
 
 
 def _shown(places: "set[Place]") -> str:

@@ -7,7 +7,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from kompensate.orchestrator.errors import Aborted, Corrupted, Fatal, Fenced, KompensateError, Rejected
-from kompensate.orchestrator.kafka.log import generation
+from kompensate.orchestrator.kafka.membership import generation
 from kompensate.orchestrator.kafka.options import client_options
 from kompensate.orchestrator.kafka.producer import reaction
 from kompensate.orchestrator.ports import OutRecord
