@@ -22,7 +22,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-from kompensate.orchestrator.client import OUTCOME_SECONDS, Client, Delivery, Start
+from kompensate.orchestrator.asking.requests import Start
+from kompensate.orchestrator.asking.sender import Delivery
+from kompensate.orchestrator.client import OUTCOME_SECONDS, Client
 from kompensate.orchestrator.reading.handling import not_ended, not_handled
 from kompensate.orchestrator.reading.outcomes import (
     ConflictPolicy,
@@ -37,7 +39,7 @@ from kompensate.orchestrator.reading.status import SagaView, view
 from kompensate.orchestrator.reading.tail import Tail
 from kompensate.orchestrator.reading.waiters import End, Fate, Shows
 from kompensate.schemas.formats import PayloadFormat
-from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, Request
+from kompensate.schemas.messages import Request
 
 T = TypeVar("T")
 
@@ -64,6 +66,7 @@ class AsyncClient:
         options: dict[str, Any] = {"prefix": prefix, "kafka": kafka, "timeout": timeout, "source": source}
         self._client = Client(bootstrap, app, payloads=payloads, **options)
         self.topics = self._client.topics
+        self._sender = self._client.sender
         self._tail = Tail(self._client.open_lookup)
         self._placing: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -107,12 +110,12 @@ class AsyncClient:
     ) -> Sent:
         """Start a saga; returns when Kafka has the request, with `wait` or a policy when a worker has handled it."""
         check_policy(id_conflict_policy)
-        request = self._client.start_request(saga, input, saga_id=saga_id, start_at=start_at, deadline=deadline)
+        request = self._client.requests.start(saga, input, saga_id=saga_id, start_at=start_at, deadline=deadline)
         if not wait and id_conflict_policy is None:
             return (await self.send([request]))[0]
         await self._placed()
         await self._tailing()
-        fate = Fate(saga_id, self._client.partition(saga_id))
+        fate = Fate(saga_id, self._sender.partition(saga_id))
         self._tail.watch(fate, past=False)  # before it is sent: nothing that follows is missed
         try:
             sent = (await self.send([request]))[0]
@@ -137,11 +140,11 @@ class AsyncClient:
 
     async def start_many(self, starts: Iterable[Start]) -> list[Sent]:
         """Start many sagas at once, in their order; returns when Kafka has them all."""
-        return await self.send([self._client.requested(start) for start in starts])
+        return await self.send([self._client.requests.of(start) for start in starts])
 
     async def signal(self, saga_id: str, name: str, payload: object = None, *, signal_id: str | None = None) -> Sent:
         """Send a saga a message; it may come before the start. `signal_id` makes it idempotent."""
-        return (await self.send([self._client.signal_request(saga_id, name, payload, signal_id=signal_id)]))[0]
+        return (await self.send([self._client.requests.signal(saga_id, name, payload, signal_id=signal_id)]))[0]
 
     async def signal_with_start(
         self,
@@ -154,28 +157,28 @@ class AsyncClient:
         signal_id: str | None = None,
     ) -> tuple[Sent, Sent]:
         """Send a saga a signal, and start it before where it is not there; returns when Kafka has both."""
-        start = self._client.start_request(saga, input, saga_id=saga_id)
-        signalling = self._client.signal_request(saga_id, signal, payload, signal_id=signal_id)
+        start = self._client.requests.start(saga, input, saga_id=saga_id)
+        signalling = self._client.requests.signal(saga_id, signal, payload, signal_id=signal_id)
         started, signalled = await self.send([start, signalling])
         return started, signalled
 
     async def cancel(self, saga_id: str, reason: str = "") -> Sent:
         """Ask a saga to stop and undo what it did."""
-        return (await self.send([self._client.request(CANCEL, saga_id, reason)]))[0]
+        return (await self.send([self._client.requests.cancel(saga_id, reason)]))[0]
 
     async def pause(self, saga_id: str, reason: str = "") -> Sent:
         """Hold a saga where it is."""
-        return (await self.send([self._client.request(PAUSE, saga_id, reason)]))[0]
+        return (await self.send([self._client.requests.pause(saga_id, reason)]))[0]
 
     async def resume(self, saga_id: str, reason: str = "") -> Sent:
         """Release a saga that is paused or quarantined."""
-        return (await self.send([self._client.request(RESUME, saga_id, reason)]))[0]
+        return (await self.send([self._client.requests.resume(saga_id, reason)]))[0]
 
     async def order(
         self, verb: str, saga_id: str, *, who: str, reason: str, step: str | None = None, result: object = None
     ) -> Sent:
         """Give an operator's order: retry, skip, complete, compensate or close; `who` and `reason` are recorded."""
-        order = self._client.order_request(verb, saga_id, who=who, reason=reason, step=step, result=result)
+        order = self._client.requests.order(verb, saga_id, who=who, reason=reason, step=step, result=result)
         return (await self.send([order]))[0]
 
     async def send(self, requests: Sequence[Request]) -> list[Sent]:
@@ -186,9 +189,9 @@ class AsyncClient:
         answered: asyncio.Future[list[Delivery]] = asyncio.get_running_loop().create_future()
         reports: list[Delivery] = []
         for number, request in enumerate(requests):
-            while not self._client.offer(request, partial(self._report, reports, number, len(requests), answered)):
+            while not self._sender.offer(request, partial(self._report, reports, number, len(requests), answered)):
                 await asyncio.sleep(FULL_SECONDS)
-        return self._client.acknowledged(requests, await answered)
+        return self._sender.acknowledged(requests, await answered)
 
     async def _placed(self) -> None:
         """Know the count of partitions, which is asked of Kafka once, aside."""
@@ -208,13 +211,13 @@ class AsyncClient:
             await asyncio.to_thread(self._tail.join)
 
     def _place(self) -> None:
-        self._client.partition("any")
+        self._sender.partition("any")
 
     # -- the serving thread
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
-            self._client.serve(SERVE_SECONDS)
+            self._sender.serve(SERVE_SECONDS)
             self._hand_over()
 
     def _hand_over(self) -> None:
@@ -260,7 +263,7 @@ class AsyncClient:
         """Wait for the saga's end, also for its start. Raises TimedOut, saying how far it was by then."""
         await self._placed()
         await self._tailing()
-        end = End(saga_id, self._client.partition(saga_id))
+        end = End(saga_id, self._sender.partition(saga_id))
         self._tail.watch(end)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(end.future), timeout)
@@ -306,7 +309,7 @@ class AsyncClient:
         queue: asyncio.Queue[list[tuple[str, Any]] | None] = asyncio.Queue()
         shows = Shows(
             saga_id,
-            self._client.partition(saga_id),
+            self._sender.partition(saga_id),
             lambda values: _into(loop, queue, values),
             there=there,
         )

@@ -11,49 +11,29 @@ The saga id makes a start idempotent, a signal's id a signal: after `NotAcknowle
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cached_property
 from types import TracebackType
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, overload
 
-import confluent_kafka as ck
-
-from kompensate.orchestrator.client_errors import ClientError, NotAcknowledged
-from kompensate.orchestrator.orders import order_request
+from kompensate.orchestrator.asking.requests import Requests, Start
+from kompensate.orchestrator.asking.sender import Sender
 from kompensate.orchestrator.reading import publishing
 from kompensate.orchestrator.reading.handling import Handling, covers, handled, not_ended, not_handled, watermark_key
 from kompensate.orchestrator.reading.lookup import Lookup
 from kompensate.orchestrator.reading.outcomes import ConflictPolicy, Outcome, Sent, check_policy, expect_accepted
-from kompensate.orchestrator.reading.reader import (
-    TIMEOUT_SECONDS,
-    UNREACHABLE,
-    Reader,
-    common_options,
-    error_of,
-    partitions_of,
-)
+from kompensate.orchestrator.reading.reader import TIMEOUT_SECONDS, Reader
 from kompensate.orchestrator.reading.status import SagaView, view
 from kompensate.orchestrator.reading.stored import Stored
 from kompensate.schemas.formats import PayloadFormat, payloads_of
-from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Request
-from kompensate.schemas.requests import make_request
-from kompensate.schemas.topics import Topics, check_name, check_saga_id, partition_of
+from kompensate.schemas.messages import Request
+from kompensate.schemas.topics import Topics, check_name, check_saga_id
 
-IN_FLIGHT_MAX = 20_000
-"""Requests sent and not yet acknowledged: bounds memory, and is far more than keeps a broker busy."""
+__all__ = ["Client", "Start"]
+
 OUTCOME_SECONDS = 30.0
-
-
-class Start(NamedTuple):
-    """One saga to start; `input` as for `Client.start`."""
-
-    saga: str
-    saga_id: str
-    input: Any = None
-    start_at: datetime | None = None
-    deadline: datetime | None = None
 
 
 class Client:
@@ -80,19 +60,11 @@ class Client:
         self._bootstrap = bootstrap
         self._kafka = dict(kafka or {})
         self._timeout = timeout
-        self._source = source
         self._payloads = payloads_of(payloads, app)
         self._reader: Reader | None = None
-        self._producer = ck.Producer(
-            {
-                **common_options(bootstrap, kafka),
-                "enable.idempotence": True,
-                "acks": "all",
-                "partitioner": "murmur2_random",  # every record names its partition; were one not to, the same rule
-                "linger.ms": 1,
-                "message.timeout.ms": round(timeout * 1000),
-            }
-        )
+        self.requests = Requests(source, self._payloads)
+        """Makes requests to `send` with others."""
+        self.sender = Sender(bootstrap, self.topics.requests, self._kafka, timeout)
 
     def __enter__(self) -> "Client":
         return self
@@ -104,7 +76,7 @@ class Client:
 
     def close(self) -> None:
         """Let go of the connections. What was sent is acknowledged already."""
-        self._producer.flush(self._timeout)
+        self.sender.close()
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -132,10 +104,10 @@ class Client:
         The saga begins at `start_at` and is cancelled at `deadline`, datetimes with a time zone.
         """
         check_policy(id_conflict_policy)
-        request = self.start_request(saga, input, saga_id=saga_id, start_at=start_at, deadline=deadline)
+        request = self.requests.start(saga, input, saga_id=saga_id, start_at=start_at, deadline=deadline)
         if not wait and id_conflict_policy is None:
             return self.send([request])[0]
-        partition = self.partition(saga_id)
+        partition = self.sender.partition(saga_id)
         seen = self.lookup.reader.ends(self.topics.state, [partition])[partition]
         sent = replace(self.send([request])[0], seen=seen)
         return expect_accepted(replace(sent, outcome=self.outcome(sent, timeout)), id_conflict_policy)
@@ -162,7 +134,7 @@ class Client:
         All are checked before the first is sent. After NotAcknowledged some may have been started: starting
         all of them again is harmless.
         """
-        return self.send([self.requested(start) for start in starts])
+        return self.send([self.requests.of(start) for start in starts])
 
     def signal_with_start(
         self,
@@ -178,43 +150,25 @@ class Client:
 
         After NotAcknowledged do the same again, with the same `signal_id`.
         """
-        start = self.start_request(saga, input, saga_id=saga_id)
-        started, signalled = self.send([start, self.signal_request(saga_id, signal, payload, signal_id=signal_id)])
+        start = self.requests.start(saga, input, saga_id=saga_id)
+        started, signalled = self.send([start, self.requests.signal(saga_id, signal, payload, signal_id=signal_id)])
         return started, signalled
 
     def signal(self, saga_id: str, name: str, payload: object = None, *, signal_id: str | None = None) -> Sent:
         """Send a saga a message; it may come before the start. `signal_id` makes it idempotent."""
-        return self.send([self.signal_request(saga_id, name, payload, signal_id=signal_id)])[0]
+        return self.send([self.requests.signal(saga_id, name, payload, signal_id=signal_id)])[0]
 
     def cancel(self, saga_id: str, reason: str = "") -> Sent:
         """Ask a saga to stop and undo what it did. Past its pivot it goes on, and its history says so."""
-        return self.send([self.request(CANCEL, saga_id, reason)])[0]
+        return self.send([self.requests.cancel(saga_id, reason)])[0]
 
     def pause(self, saga_id: str, reason: str = "") -> Sent:
         """Hold a saga where it is: replies and signals are kept, nothing is sent."""
-        return self.send([self.request(PAUSE, saga_id, reason)])[0]
+        return self.send([self.requests.pause(saga_id, reason)])[0]
 
     def resume(self, saga_id: str, reason: str = "") -> Sent:
         """Release a saga that is paused or quarantined."""
-        return self.send([self.request(RESUME, saga_id, reason)])[0]
-
-    def start_request(
-        self,
-        saga: str,
-        input: object = None,  # noqa: A002  # as in Saga
-        *,
-        saga_id: str,
-        start_at: datetime | None = None,
-        deadline: datetime | None = None,
-    ) -> Request:
-        """A start, to `send` with others."""
-        return self._request(START, saga_id, saga_type=saga, input_=input, start_at=start_at, deadline=deadline)
-
-    def requested(self, start: Start) -> Request:
-        """The same of a Start."""
-        return self.start_request(
-            start.saga, start.input, saga_id=start.saga_id, start_at=start.start_at, deadline=start.deadline
-        )
+        return self.send([self.requests.resume(saga_id, reason)])[0]
 
     def order(
         self, verb: str, saga_id: str, *, who: str, reason: str, step: str | None = None, result: object = None
@@ -223,142 +177,11 @@ class Client:
 
         `step` is a step's name or number, `result` what a completed step gives. `outcome` says if it was rejected.
         """
-        return self.send([self.order_request(verb, saga_id, who=who, reason=reason, step=step, result=result)])[0]
-
-    def order_request(
-        self, verb: str, saga_id: str, *, who: str, reason: str, step: str | None = None, result: object = None
-    ) -> Request:
-        """An order, to `send` with others."""
-        about: dict[str, Any] = {"who": who, "reason": reason, "step": step, "result": result}
-        return order_request(verb, saga_id, source=self._source, payloads=self._payloads, **about)
-
-    def request(self, type_: str, saga_id: str, reason: str = "") -> Request:
-        """A request to cancel, pause or resume, to `send` with others."""
-        return self._request(type_, saga_id, subject=reason or None)
-
-    def signal_request(
-        self, saga_id: str, name: str, payload: object = None, *, signal_id: str | None = None
-    ) -> Request:
-        """A signal, to `send` with others."""
-        return self._request(SIGNAL, saga_id, subject=name, input_=payload, id_=signal_id)
-
-    def _request(
-        self,
-        type_: str,
-        saga_id: str,
-        *,
-        saga_type: str | None = None,
-        subject: str | None = None,
-        input_: object = None,
-        id_: str | None = None,
-        start_at: datetime | None = None,
-        deadline: datetime | None = None,
-    ) -> Request:
-        return make_request(
-            type_,
-            saga_id,
-            source=self._source,
-            saga_type=saga_type,
-            subject=subject,
-            payload=input_,
-            id_=id_,
-            time=time.time_ns() // 1_000_000,
-            start_at=start_at,
-            deadline=deadline,
-            payloads=self._payloads,
-        )
+        return self.send([self.requests.order(verb, saga_id, who=who, reason=reason, step=step, result=result)])[0]
 
     def send(self, requests: Sequence[Request]) -> list[Sent]:
-        """Send requests in their order; returns when Kafka has them all."""
-        reports: list[Delivery] = []
-        for number, request in enumerate(requests):
-            while number - len(reports) >= IN_FLIGHT_MAX:
-                self._producer.poll(0.1)
-            self._produce(request, partial(_report, reports, number))
-            self._producer.poll(0)
-        while len(reports) < len(requests):
-            self._producer.poll(0.1)  # each is reported, at the latest after message.timeout.ms
-        return self.acknowledged(requests, reports)
-
-    def acknowledged(self, requests: Sequence[Request], reports: Sequence["Delivery"]) -> list[Sent]:
-        """What was sent, from its delivery reports in any order. Raises NotAcknowledged, ClientError."""
-        self._expect_acknowledged(reports)
-        messages = [message for _, _, message in sorted(reports, key=lambda report: report[0])]
-        return [self._sent(request, message) for request, message in zip(requests, messages, strict=True)]
-
-    def _produce(self, request: Request, report: "Report") -> None:
-        deadline = time.monotonic() + self._timeout
-        while not self.offer(request, report):  # librdkafka's queue is full
-            if time.monotonic() > deadline:
-                raise NotAcknowledged(
-                    f"saga {request.saga_id!r}: {self.topics.requests} took nothing for {self._timeout:g} s"
-                )
-            self._producer.poll(0.1)
-
-    def offer(self, request: Request, report: "Report") -> bool:
-        """Hand a request to librdkafka, without waiting; False where its queue is full. Raises ClientError.
-
-        `report` is called by whichever thread calls `serve`.
-        """
-        topic, partition = self.topics.requests, self.partition(request.saga_id)
-        headers: list[tuple[str, str | bytes | None]] = [*request.headers()]
-        key = request.saga_id.encode()
-        try:
-            self._producer.produce(
-                topic, request.payload, key, partition=partition, headers=headers, on_delivery=report
-            )
-        except BufferError:
-            return False
-        except ck.KafkaException as error:
-            raise error_of(error.args[0], f"{topic}/{partition}", self._bootstrap, self._timeout) from error
-        return True
-
-    def serve(self, timeout: float) -> None:
-        """Let reports of what was offered come in, for up to `timeout` seconds."""
-        self._producer.poll(timeout)
-
-    def _expect_acknowledged(self, reports: Sequence["Delivery"]) -> None:
-        """Raises NotAcknowledged, ClientError."""
-        errors = [(number, error) for number, error, _ in reports if error is not None]
-        if not errors:
-            return
-        number, error = min(errors, key=lambda found: found[0])
-        unsure = error.code() in UNREACHABLE or error.code() == ck.KafkaError._MSG_TIMED_OUT
-        raise (NotAcknowledged if unsure else ClientError)(
-            f"Kafka at {self._bootstrap}, {self.topics.requests}: expected {len(reports)} requests to be acknowledged "
-            f"within {self._timeout:g} s, got errors for {len(errors)}, for number {number} first: {error.str()} "
-            f"({error.name()})"
-        )
-
-    def _sent(self, request: Request, message: ck.Message) -> Sent:
-        partition, offset = message.partition(), message.offset()
-        assert partition is not None
-        assert offset is not None  # it was delivered
-        return Sent(
-            request.id,
-            request.type,
-            request.saga_id,
-            request.saga_type,
-            request.payload or b"",
-            self.topics.requests,
-            partition,
-            offset,
-            message.timestamp()[1],
-        )
-
-    @cached_property
-    def _partitions(self) -> int:
-        """Read once: an application's count never changes."""
-        try:
-            found = self._producer.list_topics(timeout=self._timeout).topics
-        except ck.KafkaException as error:
-            raise error_of(error.args[0], "its topics", self._bootstrap, self._timeout) from error
-        counts = {name: len(topic.partitions) for name, topic in found.items()}
-        return partitions_of(self.topics.requests, counts, self._bootstrap)
-
-    def partition(self, saga_id: str) -> int:
-        """The partition a saga lives on. The first call asks Kafka for the count. Raises MissingTopic, Unreachable."""
-        return partition_of(check_saga_id(saga_id), self._partitions)
+        """Send requests that `requests` made, in their order; returns when Kafka has them all."""
+        return self.sender.send(requests)
 
     # -- what became of it
 
@@ -436,14 +259,3 @@ class Client:
                 break
         how = "it has not started" if newest is None else view(self.topics.app, newest).shown_status
         raise not_ended(saga_id, timeout, how)
-
-
-Report: TypeAlias = Callable[[ck.KafkaError | None, ck.Message], None]
-"""Told once of each request: what librdkafka says of it."""
-Delivery: TypeAlias = tuple[int, ck.KafkaError | None, ck.Message]
-"""The request's number, and what librdkafka says of it."""
-
-
-def _report(reports: list[Delivery], number: int, error: ck.KafkaError | None, message: ck.Message) -> None:
-    """Delivery callback; whichever thread polls calls it."""
-    reports.append((number, error, message))

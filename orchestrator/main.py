@@ -161,8 +161,8 @@ class Worker:
             for schedule in application.schedules:
                 id_, hash_ = schedule.saga_id, schedule.hash
                 requests += [
-                    client.start_request(SAGA, begun(schedule, hash_), saga_id=id_),
-                    client.signal_request(id_, SAGA, said("declare", schedule, declared=hash_)),
+                    client.requests.start(SAGA, begun(schedule, hash_), saga_id=id_),
+                    client.requests.signal(id_, SAGA, said("declare", schedule, declared=hash_)),
                 ]
             client.send(requests)
         logger.info("declared %d schedules", len(application.schedules))

@@ -8,7 +8,6 @@ from kompensate.orchestrator.cli import asking
 from kompensate.orchestrator.cli.exits import EPILOG
 from kompensate.orchestrator.cli.many import Sagas, over_sagas
 from kompensate.orchestrator.cli.output import name as name_callback
-from kompensate.schemas.messages import CANCEL, PAUSE, RESUME
 
 reason_option = click.option("--reason", default="", help="For people: it stands in the saga's history.")
 
@@ -40,12 +39,8 @@ def signal(name: str, sagas: Sagas, payload: bytes | None, signal_id: str | None
         raise click.UsageError("expected --signal-id with --where, got none: so that the same again is taken once")
     sagas.ask(
         "signal",
-        lambda client, id_, _: client.signal_request(id_, name, payload, signal_id=signal_id or uuid4().hex),
+        lambda client, id_, _: client.requests.signal(id_, name, payload, signal_id=signal_id or uuid4().hex),
     )
-
-
-def _ask(verb: str, type_: str, sagas: Sagas, reason: str) -> None:
-    sagas.ask(verb, lambda client, saga_id, _: client.request(type_, saga_id, reason))
 
 
 @click.command(epilog=EPILOG)
@@ -61,7 +56,7 @@ def cancel(sagas: Sagas, reason: str) -> None:
       kompensate cancel order-17 --app-name shop --reason 'customer called'
       kompensate cancel --where definition=checkout,status=running,older-than=2h --dry-run --app-name shop
     """
-    _ask("cancel", CANCEL, sagas, reason)
+    sagas.ask("cancel", lambda client, saga_id, _: client.requests.cancel(saga_id, reason))
 
 
 @click.command(epilog=EPILOG)
@@ -77,7 +72,7 @@ def pause(sagas: Sagas, reason: str) -> None:
       kompensate pause order-17 --app-name shop --reason 'payments is ill'
       kompensate pause --where step=charge --app-name shop --reason 'payments is ill'
     """
-    _ask("pause", PAUSE, sagas, reason)
+    sagas.ask("pause", lambda client, saga_id, _: client.requests.pause(saga_id, reason))
 
 
 @click.command(epilog=EPILOG)
@@ -90,4 +85,4 @@ def resume(sagas: Sagas, reason: str) -> None:
     Example:
       kompensate resume --where hold=quarantined --rate 20 --app-name shop --reason 'mended in 1.4.2'
     """
-    _ask("resume", RESUME, sagas, reason)
+    sagas.ask("resume", lambda client, saga_id, _: client.requests.resume(saga_id, reason))

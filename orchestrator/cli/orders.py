@@ -7,11 +7,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from kompensate.orchestrator.asking.orders import STEP_VERBS
 from kompensate.orchestrator.cli import asking
 from kompensate.orchestrator.cli.exits import EPILOG
 from kompensate.orchestrator.cli.many import Sagas, over_sagas
 from kompensate.orchestrator.client import Client
-from kompensate.orchestrator.orders import STEP_VERBS, order_request
 from kompensate.orchestrator.reading.status import StepView
 from kompensate.schemas.messages import Request
 
@@ -51,19 +51,11 @@ step_option = click.option(
 
 
 def _give(verb: str, sagas: Sagas, said: Said, step: str | None = None, result: bytes | None = None) -> None:
-    def make(_: Client, saga_id: str, found: StepView | None) -> Request:
+    def make(client: Client, saga_id: str, found: StepView | None) -> Request:
         # A step that was found is meant as it stood then: were the order given twice, it would count once.
         named, command_id = (step, None) if found is None else (str(found.number), found.command_id)
-        return order_request(
-            verb,
-            saga_id,
-            who=said.who,
-            reason=said.reason,
-            source=asking.SOURCE,
-            step=named,
-            result=result,
-            payloads=sagas.cluster.payloads,
-            command_id=command_id,
+        return client.requests.order(
+            verb, saga_id, who=said.who, reason=said.reason, step=named, result=result, command_id=command_id
         )
 
     sagas.ask(verb, make, steps=verb in STEP_VERBS, step=step)

@@ -104,8 +104,8 @@ def create(name: str, waiting: Waiting, cluster: Cluster, saga: str, input_: byt
             say(f"Error: expected no schedule {name!r}, got one: see `kompensate schedule update`")
             raise SystemExit(REFUSED)
         id_ = saga_id_of(name)
-        start = client.start_request(SAGA, begun(made), saga_id=id_)
-        _send(client, name, [start, client.signal_request(id_, SAGA, said("create", made))], waiting)
+        start = client.requests.start(SAGA, begun(made), saga_id=id_)
+        _send(client, name, [start, client.requests.signal(id_, SAGA, said("create", made))], waiting)
 
 
 @asks
@@ -309,7 +309,7 @@ def _known(cluster: Cluster, name: str) -> Iterator[Client]:
 
 
 def _ask(client: Client, waiting: Waiting, name: str, verb: str, made: Schedule | None = None, **fields: Any) -> None:
-    _send(client, name, [client.signal_request(saga_id_of(name), SAGA, said(verb, made, **fields))], waiting)
+    _send(client, name, [client.requests.signal(saga_id_of(name), SAGA, said(verb, made, **fields))], waiting)
 
 
 def _send(client: Client, name: str, requests: list[Request], waiting: Waiting) -> None:

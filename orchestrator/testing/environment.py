@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from random import Random
 from typing import NamedTuple
 
+from kompensate.orchestrator.asking.orders import order_request
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
 from kompensate.orchestrator.definitions.schedule import SAGA as SCHEDULE
 from kompensate.orchestrator.definitions.schedule import begun
 from kompensate.orchestrator.kernel.context import Service
-from kompensate.orchestrator.orders import order_request
 from kompensate.orchestrator.ports import OutRecord
 from kompensate.orchestrator.testing.answers import Script
 from kompensate.orchestrator.testing.clock import VirtualClock

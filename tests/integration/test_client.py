@@ -32,6 +32,7 @@ from kompensate.schemas.messages import Request
 from kompensate.schemas.payloads import PAYLOAD_BYTES_MAX, BadPayload
 from kompensate.schemas.topics import partition_of
 from tests.fixtures.stage import Order, Stage, refusing, silent_at
+from tests.fixtures.waiting import wait_until
 
 
 @pytest.fixture
@@ -77,6 +78,17 @@ def test_what_is_acknowledged_is_on_the_sagas_partition(stage: Stage, client: Cl
     assert [sent.partition for sent in asked] == [partition for partition, _ in there]
     assert all(r.time is not None and abs(r.time - s.time) < 60_000 for (_, r), s in zip(there, asked, strict=True))
     assert there[1][1].id == "s-1"
+
+
+def test_a_request_is_interrupted_while_reports_come_in(client: Client) -> None:
+    """Ctrl-C in the middle of a delivery report is KeyboardInterrupt, not confluent-kafka's SystemError."""
+
+    def report(_error: object, _message: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    assert client.sender.offer(client.requests.cancel("o-1"), report)
+    with pytest.raises(KeyboardInterrupt):
+        wait_until("the report", lambda: client.sender.serve(0.1))
 
 
 def test_outcomes_are_told_apart(stage: Stage, client: Client) -> None:

@@ -112,12 +112,12 @@ class Company:
         self.shop.do(self.shop.record(TOPICS.requests, request.saga_id, request.payload, request.headers()))
 
     def start(self, value: object, saga_name: str = "paying") -> Request:
-        request = self.client._request(START, IDS[0], saga_type=saga_name, input_=value)
+        request = self.client.requests.start(saga_name, value, saga_id=IDS[0])
         self.ask(request)
         return request
 
     def signal(self, value: object) -> None:
-        self.ask(self.client.signal_request(IDS[0], "code", value))
+        self.ask(self.client.requests.signal(IDS[0], "code", value))
 
     def serve(self) -> Result:
         """The newest command is handled, and its reply is back."""
@@ -333,7 +333,7 @@ def test_a_missing_blob_holds_the_saga(tmp_path: Path) -> None:
     database = tmp_path / "database"
     database.mkdir()
     company = Company(database, PayloadFormat([ClaimCheck(f"file://{blobs}", above=1_000)]))
-    request = company.client._request(START, IDS[0], saga_type="paying", input_=Card(SECRET, "x" * 2_000))
+    request = company.client.requests.start("paying", Card(SECRET, "x" * 2_000), saga_id=IDS[0])
     [blob] = [path for path in blobs.rglob("*") if path.is_file()]
     content = blob.read_bytes()
     blob.unlink()
@@ -375,7 +375,7 @@ def test_the_same_input_under_another_key_is_a_duplicate(tmp_path: Path) -> None
     company.deploy(BOTH)
 
     def sent(value: object) -> Sent:
-        again = company.client._request(START, IDS[0], saga_type="paying", input_=value)
+        again = company.client.requests.start("paying", value, saga_id=IDS[0])
         return Sent(again.id, START, IDS[0], "paying", again.payload or b"", TOPICS.requests, 0, 7, 0)
 
     assert sent(Card(SECRET)).payload != first.payload
