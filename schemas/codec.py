@@ -7,7 +7,7 @@ byte for byte.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
 from io import BytesIO
@@ -144,9 +144,20 @@ def writer(schema: Schema, named: dict[str, Encode] | None = None) -> Encode:
             return encode_string
         case "bytes":
             return encode_bytes
+        case "array":
+            return _array(writer(schema["items"], named))
         case str() if kind in named:
             return named[kind]
-    raise TypeError(f"schema: expected a record, union, long, string or bytes, got {schema!r}")
+    raise TypeError(f"schema: expected a record, union, array, long, string or bytes, got {schema!r}")
+
+
+def _array(encode_item: Encode) -> Encode:
+    def encode_array(values: Sequence[Any]) -> bytes:
+        if not values:
+            return b"\0"
+        return b"".join([encode_long(len(values)), *map(encode_item, values), b"\0"])
+
+    return encode_array
 
 
 def _record(schema: Schema, named: dict[str, Encode]) -> Encode:

@@ -78,6 +78,8 @@ def _configure(turn: Turn, asked: i.StartAsked) -> None:
     assert definition is not None  # whoever starts has it
     if definition.version != 1 or asked.deadline is not None or asked.parent is not None:
         turn.emit(e.SagaConfigured(definition.version, asked.deadline, asked.parent, asked.parent_command))
+    if asked.signal_ids:
+        turn.emit(e.SignalsRemembered(asked.signal_ids))
 
 
 def _signal(turn: Turn, signal: i.SignalArrived) -> None:

@@ -320,6 +320,13 @@ class SagaContinued:
 
 
 @value
+class SignalsRemembered:
+    """Earlier runs received signals of these ids, the newest last: should one come again, it is no other signal."""
+
+    signal_ids: list[str]
+
+
+@value
 class OperatorActed:
     """A person interfered. `verb` is one of tables.VERBS, `number` the call that it was about, else 0."""
 
@@ -368,6 +375,7 @@ Event: TypeAlias = (
     | UndoEnded
     | SagaContinued
     | OperatorActed
+    | SignalsRemembered
 )
 
 Asked: TypeAlias = CallMade | SleepStarted | ReceiveStarted | PivotPassed | ValuePublished | PatchMarked | UndoStarted

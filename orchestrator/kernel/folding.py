@@ -198,7 +198,12 @@ def _receive_started(state: SagaState, event: e.ReceiveStarted, _: int) -> None:
 
 def _signal_kept(state: SagaState, event: e.SignalKept, _: int) -> None:
     state.signals.append(event)
-    state.signal_ids.add(event.signal_id)
+    state.signal_ids[event.signal_id] = None
+
+
+def _signals_remembered(state: SagaState, event: e.SignalsRemembered, _: int) -> None:
+    # The signals that were kept over the runs came later, though they are noted before this.
+    state.signal_ids = {**dict.fromkeys(event.signal_ids), **state.signal_ids}
 
 
 def _signal_received(state: SagaState, event: e.SignalReceived, _: int) -> None:
@@ -343,6 +348,7 @@ _APPLY: dict[type, Callable[..., None]] = {  # each is called with its own kind 
     e.UndoEnded: _undo_ended,
     e.SagaContinued: _nothing,
     e.OperatorActed: _ordered,
+    e.SignalsRemembered: _signals_remembered,
     e.CallMade: _call_made,
     **dict.fromkeys(_CALL_APPLY, _evolve_call),
 }

@@ -24,7 +24,7 @@ class StartAsked:
     """Start this saga. `definition` names it; `payload` is its input, encoded.
 
     Times are ms since the epoch: not before `not_before`, cancelled at `deadline`. `parent` and `parent_command` are
-    those of a child's start.
+    those of a child's start, `signal_ids` of signals that earlier runs received.
     """
 
     origin: Origin
@@ -36,6 +36,7 @@ class StartAsked:
     deadline: int | None = None
     parent: str | None = None
     parent_command: str | None = None
+    signal_ids: list[str] | None = None
 
 
 class ReplyArrived(NamedTuple):

@@ -7,7 +7,7 @@ It never holds the program: that is a cache beside it.
 from dataclasses import dataclass, field
 
 from kompensate.orchestrator.kernel import events as e
-from kompensate.orchestrator.kernel.tables import CANCEL_CHILD, ENDS, CallStatus, Hold, Status
+from kompensate.orchestrator.kernel.tables import CANCEL_CHILD, ENDS, SIGNALS_REMEMBERED_MAX, CallStatus, Hold, Status
 
 OPEN = frozenset({CallStatus.SENT, CallStatus.WAITING, CallStatus.UNDOING, CallStatus.UNDO_WAITING})
 """Calls that something is still expected of: a reply, or the time for the next attempt."""
@@ -85,7 +85,7 @@ class SagaState:
     sleeps: dict[int, int] = field(default_factory=dict)
     receives: dict[int, e.ReceiveStarted] = field(default_factory=dict)
     signals: list[e.SignalKept] = field(default_factory=list)
-    signal_ids: set[str] = field(default_factory=set)
+    signal_ids: dict[str, None] = field(default_factory=dict)
     completions: int = 0
     pivot: CallStatus | None = None
     pivots_done: int = 0
@@ -136,6 +136,11 @@ class SagaState:
         found = self.done.values() if last is None else map(self.done.get, range(first, last + 1))
         calls = [call for call in found if call is not None and call.made.number >= first]
         return sorted(calls, key=lambda call: call.rank, reverse=True)
+
+    def received_ids(self) -> list[str]:
+        """Ids of signals that the program has received, in this run or before: the newest, at most as many as kept."""
+        kept = {signal.signal_id for signal in self.signals}
+        return [id_ for id_ in self.signal_ids if id_ not in kept][-SIGNALS_REMEMBERED_MAX:]
 
     def last_done(self) -> Call | None:
         """The first of `to_undo()`."""

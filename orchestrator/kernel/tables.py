@@ -65,6 +65,8 @@ ON_CLOSE = {
     "abandon": (None, None),
 }
 """A child's `on_close` → what undoes it, where it is awaited and where it is detached."""
+SIGNALS_REMEMBERED_MAX = 1_000
+"""Ids of received signals that a run hands on to the next, the newest."""
 VERBS = ("retry", "skip", "complete", "compensate", "close")
 """What an operator may order."""
 
@@ -85,6 +87,8 @@ SAGA: dict[tuple[Status | None, type], Status] = {
     (_S.PENDING, e.StartDelayed): _S.PENDING,
     (None, e.SagaConfigured): _S.PENDING,
     (_S.PENDING, e.SagaConfigured): _S.PENDING,
+    (None, e.SignalsRemembered): _S.PENDING,
+    (_S.PENDING, e.SignalsRemembered): _S.PENDING,
     (None, e.SagaStarted): _S.RUNNING,
     (_S.PENDING, e.SagaStarted): _S.RUNNING,
     (_S.RUNNING, e.CompensationStarted): _S.COMPENSATING,

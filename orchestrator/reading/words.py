@@ -69,6 +69,7 @@ _DETAILS: dict[type, Callable[[Any], str]] = {
     e.OperatorActed: lambda event: f"{event.verb} by {event.who}: {event.reason}",
     e.SignalKept: lambda event: f"{event.name} ({event.signal_id})",
     e.SignalReceived: lambda event: event.signal_id,
+    e.SignalsRemembered: lambda event: f"{len(event.signal_ids)} received by earlier runs",
     e.CompensationStarted: lambda event: f"{event.cause}: {event.reason}",
 }
 """Kinds of event that say more than a reason."""

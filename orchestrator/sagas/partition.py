@@ -391,6 +391,7 @@ class Partition:
             deadline=old.deadline,
             parent=old.parent,
             parent_command=old.parent_command,
+            signal_ids=old.received_ids(),
         )
         for signal in old.signals:
             kept = decide(fresh.execution, i.SignalArrived(origin, signal.name, signal.signal_id, signal.payload))

@@ -350,6 +350,19 @@ def test_signals_before_a_start_that_asks_for_more(cached: bool) -> None:
         assert kinds(driven.give(asked))[: len(expected)] == expected
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_a_run_knows_what_the_one_before_received(cached: bool, before: bool) -> None:
+    """Its signals come again and are the same; those that were kept are newer than all that was received."""
+    driven = Driven(race, cached=cached)
+    if before:
+        driven.signal("paid", id_="s3")
+    asked = i.StartAsked(driven.origin(), "race", payloads.encode(Order()), signal_ids=["s1", "s2"])
+
+    assert kinds(driven.give(asked))[:2] == ["SignalsRemembered", "SagaStarted"]
+    assert kinds(driven.signal("paid", id_="s2")) == []
+    assert list(driven.state.signal_ids) == ["s1", "s2", *(["s3"] if before else [])]
+
+
 @pytest.mark.parametrize("past_it", [False, True])
 def test_a_deadline_cancels(cached: bool, past_it: bool) -> None:
     """As a cancel would: past the pivot it is refused, once."""

@@ -59,6 +59,7 @@ SAMPLES: dict[type, e.Event] = {
         e.UndoEnded(3),
         e.SagaContinued(b"{}"),
         e.OperatorActed("skip", "ann", "why", 1),
+        e.SignalsRemembered(["s0"]),
     )
 }
 

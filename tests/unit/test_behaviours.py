@@ -373,7 +373,6 @@ def test_a_history_that_grows_too_long_begins_anew(saga_test: Kit, monkeypatch: 
     assert found.events.count("SleepEnded") < 30
 
 
-@pytest.mark.xfail(reason="the new run does not know the ids that the old one has received", strict=True)
 def test_a_signal_that_comes_again_in_the_next_run(saga_test: Kit) -> None:
     """Its id was received by the run before: it is the same signal still."""
 

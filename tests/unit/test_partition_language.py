@@ -155,8 +155,8 @@ def test_a_run_goes_on_in_one_transaction(shop: Shop) -> None:
 
     (page,) = read_pages([r.value or b"" for r in records if r.key == IDS[0].encode() and r.topic.endswith("state")])
     assert page.run == "0.0.1"
-    assert [type(r.event).__name__ for r in page.events][:4] == [
-        *("SignalKept", "SignalKept", "SagaStarted", "ReceiveStarted")
+    assert [type(r.event).__name__ for r in page.events][:5] == [
+        *("SignalKept", "SignalKept", "SignalsRemembered", "SagaStarted", "ReceiveStarted")
     ]
     assert [dict(r.headers or ())["run"] for r in shop.history] == [b"0.0"]
     same_after_a_crash(shop)

@@ -62,6 +62,7 @@ AVRO: dict[Any, Any] = {
     int | None: ["null", "long"],
     str | None: ["null", "string"],
     bytes | None: ["null", "bytes"],
+    list[str]: {"type": "array", "items": "string"},
 }
 
 
@@ -130,5 +131,5 @@ def test_bytes_that_are_not_the_record(value: bytes, told: str) -> None:
 
 def test_a_schema_that_the_writer_does_not_know() -> None:
     """A type beyond what we use is refused when the writer is made, not when a record is written."""
-    with pytest.raises(TypeError, match="expected a record, union, long, string or bytes, got 'double'"):
+    with pytest.raises(TypeError, match="expected a record, union, array, long, string or bytes, got 'double'"):
         codec.writer("double")
