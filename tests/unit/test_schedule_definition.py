@@ -27,7 +27,7 @@ from tests.fixtures.timekeeping import BEGIN, HOUR, SAGAS, Job, Timekeeper, app,
         ({"interval": 60, "jitter": -1}, "expected a jitter of 0 to"),
         ({"interval": 60, "catchup_window": 5}, "expected a catchup_window of at least 10 seconds, got 5"),
         ({"interval": 60, "name": "no name"}, "schedule: expected 1 to 100"),
-        ({"interval": 60, "input": object()}, "expected a dataclass, Struct"),
+        ({"interval": 60, "input": print}, "expected a dataclass, Struct"),
     ],
     ids=str,
 )
