@@ -1,5 +1,6 @@
 """What sagas do beside calls, under test: local steps, children, runs that go on, in every mode."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +112,17 @@ def test_local_steps_run_in_place(shop: SagaTest) -> None:
     times = 2 if shop.mode.crashes else 1
     assert [name for name, *_ in RAN] == ["weigh"] * times + ["label"] * times
     assert len({key for name, *rest in RAN if name == "weigh" for key in rest[1:]}) == 1
+
+
+def test_local_steps_run_in_a_test_that_is_a_coroutine(shop: SagaTest) -> None:
+    """A loop runs in its thread already, so the steps have one of their own."""
+
+    async def test() -> None:
+        found = shop.start(parcel, Order("o1"))
+        shop.run()
+        found.assert_completed("label of o1, 2 g")
+
+    asyncio.run(test())
 
 
 def test_local_steps_are_undone(shop: SagaTest) -> None:
