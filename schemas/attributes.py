@@ -48,16 +48,19 @@ def changed(given: Mapping[str, object], before: bytes = NONE) -> bytes:
 
 def checked(data: bytes) -> bytes:
     """Attributes as somebody else wrote them, as we write them. Raises BadAttributes."""
-    try:
-        given = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BadAttributes(f"attributes: expected a JSON object, got {data[:80]!r} ({error})") from error
-    return changed(given)
+    return changed(read(data))
 
 
 def read(data: bytes) -> dict[str, Any]:
-    """The attributes by name, of bytes that `changed` or `checked` gave."""
-    found: dict[str, Any] = json.loads(data) if data else {}
+    """The attributes by name, of bytes that `changed` or `checked` gave. Raises BadAttributes for what is no object."""
+    if not data:
+        return {}
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadAttributes(f"attributes: expected a JSON object, got {data[:80]!r} ({error})") from error
+    if not isinstance(found, dict):
+        raise BadAttributes(f"attributes: expected a JSON object, got {data[:80]!r}")
     return found
 
 

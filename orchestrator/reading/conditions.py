@@ -56,7 +56,7 @@ class Condition:
         if isinstance(found, str):
             # "9" is more than "100": who writes a number without quotes means numbers.
             return self.value if self.quoted or equality or _number(self.value) is None else None
-        if self.quoted or found is None:
+        if self.quoted or not isinstance(found, int | float):
             return None
         if isinstance(found, bool):
             return _BOOLS.get(self.value) if equality else None

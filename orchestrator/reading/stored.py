@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.sagas.journal import ATTRIBUTES_HEADER, STATE_HEADER, StateHeader
-from kompensate.schemas import attributes, codec
-from kompensate.schemas.attributes import BadAttributes
+from kompensate.schemas import codec
+from kompensate.schemas.attributes import BadAttributes, read
 from kompensate.schemas.codec import BadRecord
 from kompensate.schemas.topics import saga_of_key
 
@@ -78,10 +78,7 @@ def _stored(saga_id: str, records: list[Record], ended: bool) -> Stored:
     headers = dict(newest.headers or ())
     try:
         header = StateHeader.decode(headers.get(STATE_HEADER) or b"")
-        given = headers.get(ATTRIBUTES_HEADER)
-        return Stored(
-            saga_id, records, header, ended, attributes=attributes.read(attributes.checked(given)) if given else {}
-        )
+        return Stored(saga_id, records, header, ended, attributes=read(headers.get(ATTRIBUTES_HEADER) or b""))
     except (BadRecord, BadAttributes) as error:
         where = f"{newest.topic}/{newest.partition}@{newest.offset}"
         return Stored(saga_id, records, _NO_HEADER, ended, f"{where}: {error}")

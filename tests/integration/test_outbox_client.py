@@ -67,13 +67,15 @@ def test_an_asyncio_connection_starts_sagas_too(stage: Stage, outbox: RealOutbox
         async with await psycopg.AsyncConnection.connect(outbox.dsn) as connection:
             await shop.start(connection, "checkout", Order("1"), saga_id="o-1")
             await connection.rollback()
-            await shop.start(connection, "checkout", Order("2"), saga_id="o-2")
+            await shop.start(
+                connection, "checkout", Order("2"), saga_id="o-2", attributes={"customer": "Müller", "n": 2}
+            )
 
     with outbox.streaming():
         asyncio.run(work())
         wait_until("the commit's request", lambda: requests(stage))
 
-    assert [r.saga_id for r in requests(stage)] == ["o-2"]
+    assert [(r.saga_id, r.attributes) for r in requests(stage)] == [("o-2", '{"customer":"Müller","n":2}'.encode())]
 
 
 def test_a_wrong_count_of_partitions_is_visible(stage: Stage, outbox: RealOutbox) -> None:

@@ -120,6 +120,18 @@ def test_a_header_of_attributes_that_does_not_read_is_damage(attributed: Paper) 
     assert found["done"].attributes == {"amount": 99.5, "customer": "c 8, and co", "express": False}
 
 
+def test_a_value_that_can_be_none_of_ours_matches_nothing(attributed: Paper) -> None:
+    """Somebody else wrote that header."""
+    state = attributed.state()
+    wrong = [
+        (name, value if name == "kompensate" else b'{"amount":[1]}') for name, value in state[b"big"].headers or ()
+    ]
+
+    found = next(iter(stored({b"big": state[b"big"]._replace(headers=wrong)})))
+
+    assert not Filter.parse(["attr.amount > 0"]).matches("shop", found, attributed.now)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
