@@ -106,11 +106,14 @@ class AsyncClient:
         id_conflict_policy: ConflictPolicy | None = None,
         start_at: datetime | None = None,
         deadline: datetime | None = None,
+        attributes: Mapping[str, object] | None = None,
         timeout: float = OUTCOME_SECONDS,
     ) -> Sent:
         """Start a saga; returns when Kafka has the request, with `wait` or a policy when a worker has handled it."""
         check_policy(id_conflict_policy)
-        request = self._client.requests.start(saga, input, saga_id=saga_id, start_at=start_at, deadline=deadline)
+        request = self._client.requests.start(
+            saga, input, saga_id=saga_id, start_at=start_at, deadline=deadline, attributes=attributes
+        )
         if not wait and id_conflict_policy is None:
             return (await self.send([request]))[0]
         await self._placed()
@@ -131,11 +134,14 @@ class AsyncClient:
         input: object = None,  # noqa: A002  # as in Saga
         *,
         saga_id: str,
+        attributes: Mapping[str, object] | None = None,
         timeout: float = OUTCOME_SECONDS,
     ) -> SagaView:
         """Start a saga and wait for its end, `timeout` seconds in all; the same again waits for the same saga."""
         until = time.monotonic() + timeout
-        (await self.start(saga, input, saga_id=saga_id, wait=True, timeout=timeout)).expect_same()
+        (
+            await self.start(saga, input, saga_id=saga_id, attributes=attributes, wait=True, timeout=timeout)
+        ).expect_same()
         return await self.result(saga_id, max(0.0, until - time.monotonic()))
 
     async def start_many(self, starts: Iterable[Start]) -> list[Sent]:
@@ -155,9 +161,10 @@ class AsyncClient:
         signal: str,
         payload: object = None,
         signal_id: str | None = None,
+        attributes: Mapping[str, object] | None = None,
     ) -> tuple[Sent, Sent]:
         """Send a saga a signal, and start it before where it is not there; returns when Kafka has both."""
-        start = self._client.requests.start(saga, input, saga_id=saga_id)
+        start = self._client.requests.start(saga, input, saga_id=saga_id, attributes=attributes)
         signalling = self._client.requests.signal(saga_id, signal, payload, signal_id=signal_id)
         started, signalled = await self.send([start, signalling])
         return started, signalled

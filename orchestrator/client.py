@@ -93,6 +93,7 @@ class Client:
         id_conflict_policy: ConflictPolicy | None = None,
         start_at: datetime | None = None,
         deadline: datetime | None = None,
+        attributes: Mapping[str, object] | None = None,
         timeout: float = OUTCOME_SECONDS,
     ) -> Sent:
         """Start a saga of definition `saga`; returns when Kafka has the request.
@@ -101,10 +102,13 @@ class Client:
         `wait` the answer's `outcome` says what became of it, which takes a worker; then also TimedOut.
         `id_conflict_policy` waits too, and raises where the answer is no: StartRejected; AlreadyStarted where the
         id was in use and the policy is "fail", whereas "use_existing" is content with the saga that is there.
-        The saga begins at `start_at` and is cancelled at `deadline`, datetimes with a time zone.
+        The saga begins at `start_at` and is cancelled at `deadline`, datetimes with a time zone. `attributes` are what
+        operators find it by: at most 16 small values (str, int, float, bool, datetime) by name, kept in the clear.
         """
         check_policy(id_conflict_policy)
-        request = self.requests.start(saga, input, saga_id=saga_id, start_at=start_at, deadline=deadline)
+        request = self.requests.start(
+            saga, input, saga_id=saga_id, start_at=start_at, deadline=deadline, attributes=attributes
+        )
         if not wait and id_conflict_policy is None:
             return self.send([request])[0]
         partition = self.sender.partition(saga_id)
@@ -118,6 +122,7 @@ class Client:
         input: object = None,  # noqa: A002  # as in Saga
         *,
         saga_id: str,
+        attributes: Mapping[str, object] | None = None,
         timeout: float = OUTCOME_SECONDS,
     ) -> SagaView:
         """Start a saga and wait for its end, `timeout` seconds in all; the same again waits for the same saga.
@@ -125,7 +130,7 @@ class Client:
         Raises AlreadyStarted where the id is another saga's, StartRejected, TimedOut.
         """
         until = time.monotonic() + timeout
-        self.start(saga, input, saga_id=saga_id, wait=True, timeout=timeout).expect_same()
+        self.start(saga, input, saga_id=saga_id, attributes=attributes, wait=True, timeout=timeout).expect_same()
         return self.result(saga_id, max(0.0, until - time.monotonic()))
 
     def start_many(self, starts: Iterable[Start]) -> list[Sent]:
@@ -145,12 +150,13 @@ class Client:
         signal: str,
         payload: object = None,
         signal_id: str | None = None,
+        attributes: Mapping[str, object] | None = None,
     ) -> tuple[Sent, Sent]:
         """Send a saga a signal, and start it before where it is not there; returns when Kafka has both.
 
         After NotAcknowledged do the same again, with the same `signal_id`.
         """
-        start = self.requests.start(saga, input, saga_id=saga_id)
+        start = self.requests.start(saga, input, saga_id=saga_id, attributes=attributes)
         started, signalled = self.send([start, self.requests.signal(saga_id, signal, payload, signal_id=signal_id)])
         return started, signalled
 

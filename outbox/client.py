@@ -16,7 +16,7 @@ partition, to the dead letters), which says which number was expected.
 
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from sqlalchemy import Connection
@@ -45,6 +45,10 @@ class Driver(Protocol):
 
 Transaction: TypeAlias = "Session | scoped_session[Session] | Connection | Driver"
 """Where a row is written: the caller begins, commits and rolls back."""
+
+
+Attributes: TypeAlias = Mapping[str, object]
+"""Search attributes by name: str, int, float, bool or datetimes with a time zone."""
 
 
 class AsyncDriver(Protocol):
@@ -98,8 +102,8 @@ class _Asking:
         self._source = source
         self._payloads = payloads_of(payloads, name)
 
-    def _start(self, saga: str, input_: object, saga_id: str) -> Request:
-        return self._request(START, saga_id, saga_type=saga, payload=input_)
+    def _start(self, saga: str, input_: object, saga_id: str, attributes: Attributes | None) -> Request:
+        return self._request(START, saga_id, saga_type=saga, payload=input_, attributes=attributes)
 
     def _signal(self, saga_id: str, name: str, payload: object, signal_id: str | None) -> Request:
         return self._request(SIGNAL, saga_id, subject=name, payload=payload, id_=signal_id)
@@ -131,9 +135,17 @@ class OutboxClient(_Asking):
     Methods raise ValueError and BadPayload for bad arguments, and what the database raises.
     """
 
-    def start(self, transaction: Transaction, saga: str, input: object = None, *, saga_id: str) -> Request:  # noqa: A002  # as in Client
-        """Start a saga when `transaction` commits. `input` is as for `Client.start`."""
-        return self._ask(transaction, self._start(saga, input, saga_id))
+    def start(
+        self,
+        transaction: Transaction,
+        saga: str,
+        input: object = None,  # noqa: A002  # as in Client
+        *,
+        saga_id: str,
+        attributes: Attributes | None = None,
+    ) -> Request:
+        """Start a saga when `transaction` commits. `input` and `attributes` are as for `Client.start`."""
+        return self._ask(transaction, self._start(saga, input, saga_id, attributes))
 
     def signal(
         self, transaction: Transaction, saga_id: str, name: str, payload: object = None, *, signal_id: str | None = None
@@ -159,9 +171,17 @@ class OutboxClient(_Asking):
 class AsyncOutboxClient(_Asking):
     """OutboxClient for asyncio: an AsyncSession or AsyncConnection of SQLAlchemy, or one of psycopg's."""
 
-    async def start(self, transaction: AsyncTransaction, saga: str, input: object = None, *, saga_id: str) -> Request:  # noqa: A002  # as in Client
-        """Start a saga when `transaction` commits. `input` is as for `Client.start`."""
-        return await self._ask(transaction, self._start(saga, input, saga_id))
+    async def start(
+        self,
+        transaction: AsyncTransaction,
+        saga: str,
+        input: object = None,  # noqa: A002  # as in Client
+        *,
+        saga_id: str,
+        attributes: Attributes | None = None,
+    ) -> Request:
+        """Start a saga when `transaction` commits. `input` and `attributes` are as for `Client.start`."""
+        return await self._ask(transaction, self._start(saga, input, saga_id, attributes))
 
     async def signal(
         self,

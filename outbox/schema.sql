@@ -22,6 +22,7 @@ CREATE TABLE IF NOT EXISTS outbox (
     ce_sagatype      text,
     ce_subject       text,
     ce_time          text,                        -- when it was asked for, RFC 3339
+    ce_sagaattributes text,                       -- of a start: a JSON object
     traceparent      text,
     tracestate       text,
     xid              xid8 NOT NULL DEFAULT pg_current_xact_id(),
@@ -34,6 +35,11 @@ DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'outbox'::regclass AND attname = 'ce_time') THEN
         ALTER TABLE outbox ADD COLUMN ce_time text;
+    END IF;
+    IF NOT EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = 'outbox'::regclass AND attname = 'ce_sagaattributes'
+    ) THEN
+        ALTER TABLE outbox ADD COLUMN ce_sagaattributes text;
     END IF;
 END $$;
 

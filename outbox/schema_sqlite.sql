@@ -3,7 +3,7 @@ CREATE TABLE IF NOT EXISTS outbox (
     id text NOT NULL PRIMARY KEY, aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL,
     payload blob, "partition" integer NOT NULL, ce_specversion text NOT NULL DEFAULT '1.0', ce_id text, ce_source text,
     content_type text, ce_correlationid text, ce_causationid text, ce_replyoutcome text, ce_sagatype text,
-    ce_subject text, ce_time text, traceparent text, tracestate text,
+    ce_subject text, ce_time text, ce_sagaattributes text, traceparent text, tracestate text,
     created_at text NOT NULL DEFAULT CURRENT_TIMESTAMP
 );
 CREATE TABLE IF NOT EXISTS inbox (

@@ -24,6 +24,7 @@ HEADER_COLUMNS: tuple[tuple[str, str], ...] = (
     ("ce_sagatype", "ce_sagatype"),
     ("ce_subject", "ce_subject"),
     ("ce_time", "ce_time"),
+    ("ce_sagaattributes", "ce_sagaattributes"),
     ("traceparent", "traceparent"),
     ("tracestate", "tracestate"),
 )

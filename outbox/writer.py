@@ -35,6 +35,7 @@ class Row:
     ce_sagatype: str | None = None
     ce_subject: str | None = None
     ce_time: str | None = None
+    ce_sagaattributes: str | None = None
     traceparent: str | None = None
     tracestate: str | None = None
     ce_specversion: str = SPEC_VERSION

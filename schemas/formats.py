@@ -7,11 +7,11 @@ order given, and reading undoes it. The same object goes to `Application`, `Part
 writes the others read. Plain JSON is read whatever the format, so that codecs can be added to sagas under way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from kompensate.schemas import payloads
+from kompensate.schemas import attributes, payloads
 from kompensate.schemas.envelope import AVRO_FIRST, NAME_BYTES_MAX, told, unwrap, wrap
 from kompensate.schemas.payloads import BadPayload, PayloadUnavailable, check_size, name_of
 
@@ -151,6 +151,9 @@ class SagaPayloads(Protocol):
     def seal(self, data: bytes, name: str, /) -> bytes:
         """Bytes that are JSON already, to send. Raises BadPayload, PayloadUnavailable."""
 
+    def attributes(self, given: Mapping[str, object], before: bytes, /) -> bytes:
+        """Attributes `before` with those `given`: whatever the format, they stay in the clear. Raises BadAttributes."""
+
 
 class _Json:
     """Without a format: JSON, whose saga it is does not matter."""
@@ -158,6 +161,7 @@ class _Json:
     encode = staticmethod(payloads.encode)
     decode = staticmethod(payloads.decode)
     seal = staticmethod(check_size)
+    attributes = staticmethod(attributes.changed)
 
     def for_saga(self, _: str, /) -> "_Json":
         return self
@@ -170,6 +174,8 @@ class _Json:
 class _Formatted:
     format: PayloadFormat
     owner: Owner
+
+    attributes = staticmethod(attributes.changed)
 
     def encode(self, value: object, /) -> bytes:
         return self.format.encode(value, self.owner)

@@ -12,6 +12,8 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
+from kompensate.schemas.attributes import BadAttributes, checked
+
 Header: TypeAlias = tuple[str, bytes | None]
 Phase: TypeAlias = Literal["forward", "compensate"]
 Outcome: TypeAlias = Literal["done", "refused", "failed", "expired"]
@@ -259,6 +261,7 @@ class Request:
     `parent` and the parent's command. A child's end names that command and its `outcome`.
     An operator's order says `who` gave it, and the `step` that it is about; where it names a `command_id`, only while
     that command is the step's newest.
+    `attributes` are a start's, as `schemas.attributes` writes them.
     """
 
     id: str
@@ -278,6 +281,7 @@ class Request:
     outcome: str | None = None
     who: str | None = None
     step: str | None = None
+    attributes: bytes | None = None
 
     def headers(self) -> list[Header]:
         found: list[Header] = [
@@ -304,6 +308,8 @@ class Request:
             found.append(("ce_subject", self.subject.encode()))
         if self.time is not None:
             found.append(("ce_time", timestamp(self.time).encode()))
+        if self.attributes:
+            found.append(("ce_sagaattributes", self.attributes))
         found.extend(self.trace.headers())
         return found
 
@@ -337,6 +343,7 @@ class Request:
             outcome=outcome,
             who=h.optional("ce_operator"),
             step=h.optional("ce_sagastep"),
+            attributes=h.attributes(),
         )
 
 
@@ -384,6 +391,16 @@ class Headers:
         """An RFC 3339 header as milliseconds since the epoch, or None. Raises BadMessage."""
         text = self.optional(name)
         return None if text is None else milliseconds(name, text)
+
+    def attributes(self) -> bytes | None:
+        """A start's attributes, as we write them, or None. Raises BadMessage."""
+        text = self.optional("ce_sagaattributes")
+        if not text:
+            return None
+        try:
+            return checked(text.encode())
+        except BadAttributes as error:
+            raise BadMessage(f"header ce_sagaattributes: {error}") from error
 
     def trace(self) -> Trace:
         if "traceparent" not in self._values:

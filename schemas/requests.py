@@ -4,9 +4,11 @@ Whoever asks something of a saga (the client, an outbox row, a mapping of anothe
 that all of them refuse the same arguments, with the same words, before anything is sent or committed.
 """
 
+from collections.abc import Mapping
 from datetime import datetime
 from uuid import uuid4
 
+from kompensate.schemas.attributes import changed
 from kompensate.schemas.envelope import content_type
 from kompensate.schemas.formats import PLAIN, SagaPayloads
 from kompensate.schemas.messages import NOT_TRACED, REQUEST_TYPES, SIGNAL, START, Request, Trace
@@ -26,6 +28,7 @@ def make_request(
     trace: Trace = NOT_TRACED,
     start_at: datetime | None = None,
     deadline: datetime | None = None,
+    attributes: Mapping[str, object] | None = None,
     payloads: SagaPayloads = PLAIN,
 ) -> Request:
     """A request of one of REQUEST_TYPES, checked. Raises ValueError, BadPayload.
@@ -33,7 +36,7 @@ def make_request(
     `payload` counts for starts and signals: a dataclass, Struct, TypedDict, pydantic model or JSON value, or bytes that
     are JSON; `payloads` is the application's format.
     Without `id_` it gets one of its own. `time` is when it was asked for, ms since the epoch. A start waits until
-    `start_at`, and its saga is cancelled at `deadline`.
+    `start_at`, and its saga is cancelled at `deadline`; `attributes` are what operators find it by, in the clear.
     """
     if type_ not in REQUEST_TYPES:
         raise ValueError(f"request: expected one of {REQUEST_TYPES}, got {type_!r}")
@@ -56,6 +59,7 @@ def make_request(
         trace=trace,
         not_before=_milliseconds("start_at", start_at),
         deadline=_milliseconds("deadline", deadline),
+        attributes=(changed(attributes) or None) if attributes is not None else None,
     )
 
 

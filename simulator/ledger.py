@@ -23,6 +23,7 @@ from kompensate.orchestrator.kernel.state import Call, SagaState
 from kompensate.orchestrator.kernel.tables import CHILD, WORKER, CallStatus, Status
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.sagas.journal import (
+    ATTRIBUTES_HEADER,
     STATE_HEADER,
     Damaged,
     ReadPage,
@@ -256,6 +257,12 @@ class Ledger:
             return  # of a closed page: nothing stands in it
         expected = (state.run, state.events, state.next_due() or 0, str(state.status), str(state.hold or "-"))
         expect(header[:5] == expected, "I6", f"{saga_id}: expected the header {expected}, got {header[:5]}")
+        attributes = next((v for name, v in record.headers or () if name == ATTRIBUTES_HEADER), None) or b""
+        expect(
+            attributes == state.attributes,
+            "I6",
+            f"{saga_id}: expected attributes {state.attributes!r}, got {attributes!r}",
+        )
 
     def _summary(self, saga_id: str, value: bytes) -> None:
         shadow = self.live.pop(saga_id, None)

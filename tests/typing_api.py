@@ -90,6 +90,7 @@ async def written(context: Context, order: Order) -> str:
         charged: Charged = await context.call(payments, charge, undo=Refund(order.order_id), returns=Charged)
     except StepRefused:
         return "refused"
+    context.set_attributes(amount=order.cents, stage=None)
     await context.sleep(1.5)
     together: list[Any] = await context.gather(context.sleep(1), context.receive("a"), tolerate=1)
     together += await context.at_least(1, context.sleep(1))
@@ -128,7 +129,13 @@ mapped = Application(
     "shop",
     [declared],
     intake=[
-        FromTopic("orders", start="declared", type=Order, saga_id=lambda record: str(record.value.order_id)),
+        FromTopic(
+            "orders",
+            start="declared",
+            type=Order,
+            saga_id=lambda record: str(record.value.order_id),
+            attributes=lambda record: {"cents": record.value.cents},
+        ),
         FromTopic(
             "payments",
             signal="approved",
@@ -175,7 +182,7 @@ def keep(event: CallUndone) -> None:
 
 def ask(client: Client) -> None:
     """A client's calls."""
-    client.start("declared", Order("1", 100), saga_id="1")
+    client.start("declared", Order("1", 100), saga_id="1", attributes={"customer": "c-7", "amount": 120})
     client.signal("1", "approved", True)  # a payload
     client.cancel("1", "changed my mind")
 
@@ -213,7 +220,7 @@ def develop(stack: Stack) -> None:
 def commits(session: Session, connection: psycopg.Connection) -> None:
     """Requests in the caller's transaction, whichever library it is of."""
     shop = OutboxClient(application)
-    shop.start(session, "declared", Order("1", 2), saga_id="o-1")
+    shop.start(session, "declared", Order("1", 2), saga_id="o-1", attributes={"customer": "c-7"})
     shop.signal(connection, "o-1", "approved", payload=True, signal_id="s-1")
     shop.cancel(connection.cursor(), "o-1", "too late")
 

@@ -5,6 +5,7 @@ client.send([made.start("checkout", order, saga_id="o-1"), made.signal("o-1", "p
 """
 
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -15,13 +16,14 @@ from kompensate.schemas.requests import make_request
 
 
 class Start(NamedTuple):
-    """One saga to start; `input` as for `Client.start`."""
+    """One saga to start; `input` and `attributes` as for `Client.start`."""
 
     saga: str
     saga_id: str
     input: Any = None
     start_at: datetime | None = None
     deadline: datetime | None = None
+    attributes: Mapping[str, object] | None = None
 
 
 class Requests:
@@ -42,14 +44,16 @@ class Requests:
         saga_id: str,
         start_at: datetime | None = None,
         deadline: datetime | None = None,
+        attributes: Mapping[str, object] | None = None,
     ) -> Request:
         """A start."""
-        return self._make(START, saga_id, saga_type=saga, payload=input, start_at=start_at, deadline=deadline)
+        about: dict[str, Any] = {"start_at": start_at, "deadline": deadline, "attributes": attributes}
+        return self._make(START, saga_id, saga_type=saga, payload=input, **about)
 
     def of(self, start: Start) -> Request:
         """The same of a Start."""
-        saga, saga_id, input_, start_at, deadline = start
-        return self.start(saga, input_, saga_id=saga_id, start_at=start_at, deadline=deadline)
+        saga, saga_id, input_, start_at, deadline, attributes = start
+        return self.start(saga, input_, saga_id=saga_id, start_at=start_at, deadline=deadline, attributes=attributes)
 
     def signal(self, saga_id: str, name: str, payload: object = None, *, signal_id: str | None = None) -> Request:
         """A message to a saga."""

@@ -13,6 +13,7 @@ from kompensate.orchestrator.cli.exits import EPILOG
 from kompensate.orchestrator.cli.options import Cluster, cluster_options
 from kompensate.orchestrator.cli.output import (
     ago,
+    compact,
     due,
     output_option,
     print_json,
@@ -23,7 +24,8 @@ from kompensate.orchestrator.cli.output import (
     table,
     view_json,
 )
-from kompensate.orchestrator.reading.selecting import HOLDS, STATUSES, BadFilter, Filter
+from kompensate.orchestrator.reading.conditions import BadFilter
+from kompensate.orchestrator.reading.selecting import HOLDS, STATUSES, Filter
 from kompensate.orchestrator.reading.status import SagaView, view
 from kompensate.orchestrator.reading.stored import Stored
 
@@ -42,8 +44,9 @@ where_option = click.option(
     multiple=True,
     metavar="NAME=VALUE,...",
     callback=_filter,
-    help="Sagas by status, definition, hold (paused, quarantined, any, none), step (one that is open) and older-than "
-    "(since their start: 90s, 15m, 2h, 7d). All must hold; of one name given twice, either.",
+    help="Sagas by status, definition, hold (paused, quarantined, any, none), step (one that is open), older-than "
+    "(since their start: 90s, 15m, 2h, 7d) and attributes (attr.amount > 100; == != < <= > >=), joined by commas or "
+    "`and`. All must hold; of one name given twice, either, but for attributes.",
 )
 
 
@@ -73,6 +76,7 @@ def list_sagas(
       kompensate list --app-name shop --status compensating --status running
       kompensate list --app-name shop --hold quarantined -o jsonl
       kompensate list --app-name shop --where definition=checkout,step=charge,older-than=2h
+      kompensate list --app-name shop --where 'attr.customer == "c-7" and attr.amount > 100'
     """
     with much_to_hold(), lookup(cluster) as found:
         everything = found.all()
@@ -116,7 +120,9 @@ def print_views(views: list[SagaView], output: str) -> None:
 
 def views_table(views: Sequence[SagaView]) -> Table:
     """Sagas a line each."""
-    found = table("SAGA", "TYPE", "STATUS", "STEP", "ATTEMPT", "AGE", "CHANGED", "WAKES", "UNDO LEFT", "ERROR")
+    columns = ["SAGA", "TYPE", "STATUS", "STEP", "ATTEMPT", "AGE", "CHANGED", "WAKES", "UNDO LEFT", "ERROR"]
+    attributed = any(saga.attributes for saga in views)
+    found = table(*columns, *(["ATTRIBUTES"] if attributed else []))
     for saga in views:
         found.add_row(
             saga.saga_id,
@@ -129,5 +135,6 @@ def views_table(views: Sequence[SagaView]) -> Table:
             due(saga.wakes_at),
             str(saga.compensations_left or ""),
             saga.damaged or saga.hold_reason or saga.reason or saga.last_error,
+            *([" ".join(f"{name}={compact(value)}" for name, value in saga.attributes.items())] if attributed else []),
         )
     return found

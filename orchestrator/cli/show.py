@@ -99,6 +99,7 @@ def _facts(view: SagaView) -> list[tuple[str, str]]:
         ("wakes", "" if view.wakes_at is None else f"{moment(view.wakes_at)} ({due(view.wakes_at)})"),
         ("undo left", str(view.compensations_left or "")),
         ("signals", f"{view.signals_kept} kept" if view.signals_kept else ""),
+        *((f"attr.{name}", compact(value)) for name, value in view.attributes.items()),
         *((f"published {name}", compact(value)) for name, value in view.published.items()),
         *(("orders" if not number else "", text) for number, text in enumerate(view.orders)),
         ("last error", view.last_error),

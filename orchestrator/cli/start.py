@@ -1,5 +1,6 @@
 """`kompensate start`: begin a saga, and if asked to, wait for it."""
 
+import json
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -15,6 +16,30 @@ from kompensate.orchestrator.cli.show import print_views
 from kompensate.orchestrator.cli.times import later_given
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.schemas import payloads
+from kompensate.schemas.attributes import BadAttributes, changed
+
+
+def _attributes(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for text in given:
+        name_, equals, value = text.partition("=")
+        if not equals or name_ in found:
+            raise click.BadParameter(f"expected NAME=VALUE, each NAME once, got {text!r}")
+        found[name_] = _scalar(value)
+    try:
+        changed(found)
+    except BadAttributes as error:
+        raise click.BadParameter(str(error)) from error
+    return found
+
+
+def _scalar(text: str) -> object:
+    """JSON's number, true, false or quoted text; what is none of these is text as it stands."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    return found if isinstance(found, str | int | float) else text
 
 
 @click.command(epilog=EPILOG)
@@ -45,6 +70,14 @@ from kompensate.schemas import payloads
     callback=later_given,
     help="Cancel the saga then, unless it has ended or is past its pivot.",
 )
+@click.option(
+    "--attribute",
+    "attributes",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_attributes,
+    help="What operators find the saga by: a number, true, false, or text. May be repeated. Kept in the clear.",
+)
 @asking.wait_option
 @click.option("--result", is_flag=True, help="Wait for the saga's end and print it; exit code 4 unless it completed.")
 @asking.timeout_option
@@ -56,6 +89,7 @@ def start(
     input_: bytes | None,
     after: datetime | None,
     deadline: datetime | None,
+    attributes: dict[str, object],
     wait: bool,
     result: bool,
     timeout: float,
@@ -71,6 +105,7 @@ def start(
     Examples:
       kompensate start checkout --app-name shop --id order-17 --input '{"order_id": "17", "cents": 1250}'
       kompensate start checkout --app-name shop --id order-17 --input @order.json --result
+      kompensate start checkout --app-name shop --id order-17 --input @order.json --attribute customer=c-7
       kompensate start reminder --app-name shop --id r-17 --after 3600 --deadline 2026-03-01T12:00:00Z
     """
     if cluster.application is not None:
@@ -84,6 +119,7 @@ def start(
             wait=wait or result,
             start_at=after,
             deadline=deadline,
+            attributes=attributes,
             timeout=timeout,
         )
         if not result or (sent.outcome is not None and not sent.outcome.accepted):

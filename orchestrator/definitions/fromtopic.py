@@ -54,8 +54,9 @@ class FromTopic:
 
     `saga_id` names the saga. `input` is what it starts with, or the signal's payload: by default the record's value as
     it is. `when` says which records count; without it all do. `type` is what `record.value` is read as: by default
-    plain JSON values, `bytes` leaves them alone. `topic` is the whole name; the application's prefix is not put before
-    it. The functions are called again where a record is read again, so they answer from the record alone.
+    plain JSON values, `bytes` leaves them alone. `attributes` are what a saga that is started is found by. `topic` is
+    the whole name; the application's prefix is not put before it. The functions are called again where a record is read
+    again, so they answer from the record alone.
     Raises DefinitionError, ValueError.
     """
 
@@ -66,6 +67,7 @@ class FromTopic:
     input: Callable[[Incoming], Any] | None = None
     when: Callable[[Incoming], bool] | None = None
     type: Any = Any
+    attributes: Callable[[Incoming], Mapping[str, object]] | None = None
 
     def __post_init__(self) -> None:
         if not self.topic:
@@ -77,7 +79,9 @@ class FromTopic:
             )
         if self.start is not None:
             check_name("saga", self.start)
-        for name in ("saga_id", "input", "when"):
+        if self.signal is not None and self.attributes is not None:
+            raise DefinitionError(f"FromTopic {self.topic!r}: expected attributes with start=, got them with signal=")
+        for name in ("saga_id", "input", "when", "attributes"):
             found = getattr(self, name)
             if found is not None and not callable(found):
                 raise DefinitionError(

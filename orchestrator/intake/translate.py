@@ -73,6 +73,7 @@ class Translator:
             payload=_payload(mapping, incoming),
             id_=f"{record.topic}/{record.partition}@{record.offset}/{mapping.start or mapping.signal}",
             trace=_trace(record),
+            attributes=None if mapping.attributes is None else mapping.attributes(incoming),
             payloads=self._payloads,
         )
 

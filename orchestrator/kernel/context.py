@@ -5,7 +5,7 @@ awaited then or later. The context knows nothing of Kafka or time: the kernel re
 from `asked`, and settles the operations as their outcomes arrive.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
@@ -17,6 +17,7 @@ from kompensate.orchestrator.kernel.errors import ContinueAsNew
 from kompensate.orchestrator.kernel.events import CallMade
 from kompensate.orchestrator.kernel.operation import (
     Asked,
+    AttributesAsked,
     ChildAsked,
     Decode,
     LocalAsked,
@@ -29,6 +30,8 @@ from kompensate.orchestrator.kernel.operation import (
     SleepAsked,
     UndoAsked,
     Work,
+    annotated,
+    name_of,
 )
 from kompensate.orchestrator.kernel.policy import (
     CHILD_POLICY,
@@ -77,6 +80,7 @@ class Context:
         self.open: dict[int, Operation] = {}
         self.local: dict[int, LocalAsked] = {}
         self.recorded: Recorded | None = None
+        self.attributes = b""
         self._payloads = payloads
         self._number = 0
         self._now = 0
@@ -182,12 +186,12 @@ class Context:
             raise ValueError(f"run: expected a limit of this application ({', '.join(self._limits)}), got {limit!r}")
         made = CallMade(
             number=self._number + 1,
-            step=step or _name(function),
+            step=step or name_of(function),
             service=WORKER,
-            type=_name(function),
+            type=name_of(function),
             kind=kind,
             payload=b"",
-            undo_type=None if undo is None else _name(undo),
+            undo_type=None if undo is None else name_of(undo),
             undo_payload=None if undo is None else b"",
             policy=Policy.of(LOCAL_ONCE if at_most_once else LOCAL_POLICIES[kind], retry, None, timeout),
         )
@@ -198,7 +202,7 @@ class Context:
             at_most_once,
             None if reconcile is None else Work(reconcile, args, limit),
         )
-        return self._ask_local(local, self._payloads.decode, _annotated(function) if returns is None else returns)
+        return self._ask_local(local, self._payloads.decode, annotated(function) if returns is None else returns)
 
     def child(
         self,
@@ -211,13 +215,15 @@ class Context:
         on_close: str | None = None,
         returns: Any = None,
         timeout: float | None = None,
+        attributes: Mapping[str, object] | None = None,
     ) -> Operation:
         """Start a saga of this application (it or its name); await it for the child's result.
 
         `saga_id` is the child's (default: derived from this saga and call). `on_close` says what becomes of it when
         this saga turns back: `cancel` (it is cancelled, and waited for; the default), `request_cancel` (the same, but
         it may complete where it is past its pivot) or `abandon`. With `detached`
-        the await gives the child's id at once, nobody waits for its end, and `abandon` is the default.
+        the await gives the child's id at once, nobody waits for its end, and `abandon` is the default. `attributes` are
+        the child's, as for `set_attributes`.
         The await raises StepFailed where the child was compensated, cancelled or failed, StepRefused where its id
         is another saga's.
         """
@@ -242,7 +248,8 @@ class Context:
             policy=Policy.of(CHILD_POLICY, None, None, timeout),
         )
         kind = str if detached else returns
-        return self._ask(ChildAsked(made, detached), payloads.decode, Any if kind is None else kind)
+        asked = ChildAsked(made, detached, payloads.attributes(attributes, b"") if attributes else b"")
+        return self._ask(asked, payloads.decode, Any if kind is None else kind)
 
     # -- waiting
 
@@ -308,7 +315,7 @@ class Context:
             undo = f"{name}.{type(args[0]).__name__}"
             payload = self._payloads.encode(args[0])
             return self._ask(self._compensation(step or type(args[0]).__name__, name, undo, payload))
-        undo = _name(by)
+        undo = name_of(by)
         return self._ask_local(LocalAsked(self._compensation(step or undo, WORKER, undo, b""), None, Work(by, args)))
 
     def undo(self, operation: Operation) -> Operation:
@@ -336,6 +343,15 @@ class Context:
     def publish(self, name: str, value: object) -> None:
         """Show the outside `value` under `name`: `Client.published` reads it. The newest of each name stands."""
         self._note(PublishAsked(name, self._payloads.encode(value)))
+
+    def set_attributes(self, /, **attributes: object) -> None:
+        """Have operators find this saga by these from now on; None removes one, the others stay as they are.
+
+        Values are str, int, float, bool or datetimes with a time zone: at most 16, and 1 KB in all, kept in the clear
+        whatever the application's payload format. Raises ValueError.
+        """
+        self.attributes = self._payloads.attributes(attributes, self.attributes)
+        self._note(AttributesAsked(self.attributes))
 
     def patched(self, patch: str) -> bool:
         """Is the new road to be taken here? True, and recorded, where the saga comes by for the first time; False
@@ -431,15 +447,3 @@ def _check_kind(kind: str, undo: object | None) -> None:
     if undo is not None and kind != "compensatable":
         got = getattr(undo, "__name__", type(undo).__name__)
         raise ValueError(f"a {kind} step is never undone, got undo {got}")
-
-
-def _name(function: Callable[..., Any]) -> str:
-    """What a function is called in a history; a partial is called as its function."""
-    inner = getattr(function, "func", function)
-    return str(getattr(inner, "__name__", type(inner).__name__))
-
-
-def _annotated(function: Callable[..., Any]) -> Any:
-    """The type that a function says it returns; None where it does not."""
-    found = getattr(getattr(function, "func", function), "__annotations__", {}).get("return")
-    return None if isinstance(found, str) else found

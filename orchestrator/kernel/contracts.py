@@ -1,5 +1,6 @@
 """What a saga's context needs of those around it, as Protocols: the definition's side and the replay's."""
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from kompensate.orchestrator.kernel.policy import Policy
@@ -16,6 +17,9 @@ class Payloads(Protocol):
 
     def for_saga(self, saga_id: str, /) -> "Payloads":
         """The same for one saga: what it writes may be bound to that saga, and read for no other."""
+
+    def attributes(self, given: Mapping[str, object], before: bytes, /) -> bytes:
+        """The attributes `before` with those `given` set, those that are None removed. Raises ValueError."""
 
 
 class Recorded(Protocol):

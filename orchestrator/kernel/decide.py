@@ -66,7 +66,7 @@ def _start(turn: Turn, asked: i.StartAsked) -> None:
     try:
         plan = definition.plan_hash()
         started = e.SagaStarted(definition.name, plan, asked.payload, asked.traceparent, asked.tracestate)
-        program = Program(definition, state.saga_id, state.run, started, turn.time)
+        program = Program(definition, state.saga_id, state.run, started, turn.time, attributes=asked.attributes)
     except (ValueError, LookupError) as error:
         raise Rejected(f"saga {definition.name!r} cannot start: {error}") from error
     _configure(turn, asked)
@@ -80,6 +80,8 @@ def _configure(turn: Turn, asked: i.StartAsked) -> None:
         turn.emit(e.SagaConfigured(definition.version, asked.deadline, asked.parent, asked.parent_command))
     if asked.signal_ids:
         turn.emit(e.SignalsRemembered(asked.signal_ids))
+    if asked.attributes:
+        turn.emit(e.AttributesSet(0, asked.attributes))
 
 
 def _signal(turn: Turn, signal: i.SignalArrived) -> None:

@@ -76,7 +76,7 @@ def _start_delayed(turn: Turn, delayed: e.StartDelayed) -> None:
         started = e.SagaStarted(
             delayed.definition, definition.plan_hash(), delayed.payload, delayed.traceparent, delayed.tracestate
         )
-        program = Program(definition, state.saga_id, state.run, started, turn.time)
+        program = Program(definition, state.saga_id, state.run, started, turn.time, attributes=state.attributes)
     except (ValueError, LookupError) as error:
         turn.quarantine(f"saga {delayed.definition!r} cannot start: {error}")
         return

@@ -47,6 +47,7 @@ class StartChild(NamedTuple):
     definition: str
     payload: bytes
     answers: str | None
+    attributes: bytes = b""
 
 
 class CancelChild(NamedTuple):

@@ -336,6 +336,14 @@ class OperatorActed:
     number: int
 
 
+@value
+class AttributesSet:
+    """By these attributes operators find the saga from now on. `number` 0: they came with its start, before it."""
+
+    number: int
+    attributes: bytes
+
+
 Event: TypeAlias = (
     SagaStarted
     | CallMade
@@ -376,9 +384,12 @@ Event: TypeAlias = (
     | SagaContinued
     | OperatorActed
     | SignalsRemembered
+    | AttributesSet
 )
 
-Asked: TypeAlias = CallMade | SleepStarted | ReceiveStarted | PivotPassed | ValuePublished | PatchMarked | UndoStarted
+Asked: TypeAlias = (
+    CallMade | SleepStarted | ReceiveStarted | PivotPassed | ValuePublished | PatchMarked | UndoStarted | AttributesSet
+)
 """What records that the program asked for an operation, each with its number."""
 
 EVENTS: tuple[type, ...] = get_args(Event)

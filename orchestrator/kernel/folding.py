@@ -239,6 +239,12 @@ def _published(state: SagaState, event: e.ValuePublished, _: int) -> None:
     state.published[event.name] = event.value
 
 
+def _attributes_set(state: SagaState, event: e.AttributesSet, _: int) -> None:
+    if event.number:
+        _next_operation(state, event)
+    state.attributes = event.attributes
+
+
 def _patch_marked(state: SagaState, event: e.PatchMarked, _: int) -> None:
     _next_operation(state, event)
 
@@ -349,6 +355,7 @@ _APPLY: dict[type, Callable[..., None]] = {  # each is called with its own kind 
     e.SagaContinued: _nothing,
     e.OperatorActed: _ordered,
     e.SignalsRemembered: _signals_remembered,
+    e.AttributesSet: _attributes_set,
     e.CallMade: _call_made,
     **dict.fromkeys(_CALL_APPLY, _evolve_call),
 }

@@ -6,6 +6,7 @@ from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.errors import OperationCancelled
 from kompensate.orchestrator.kernel.folding import dropped
 from kompensate.orchestrator.kernel.operation import (
+    AttributesAsked,
     ChildAsked,
     LocalAsked,
     Operation,
@@ -132,6 +133,8 @@ def _record(turn: Turn, program: Program, operation: Operation) -> None:
             _undo_part(turn, program, e.UndoStarted(number, first, last))
         case PublishAsked(name, value):
             turn.emit(e.ValuePublished(number, name, value))
+        case AttributesAsked(attributes):
+            turn.emit(e.AttributesSet(number, attributes))
         case PatchAsked(patch):
             turn.emit(e.PatchMarked(number, patch))
         case PivotAsked():
@@ -150,7 +153,7 @@ def _record_call(turn: Turn, program: Program, asked: e.CallMade | LocalAsked | 
     turn.emit(call)
     result = b"null"
     if isinstance(asked, ChildAsked):
-        turn.start_child(state.calls[number], detached=asked.detached)
+        turn.start_child(state.calls[number], asked)
         if not asked.detached:
             return
         result = b'"%s"' % (call.undo_payload or b"")

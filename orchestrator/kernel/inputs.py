@@ -24,7 +24,8 @@ class StartAsked:
     """Start this saga. `definition` names it; `payload` is its input, encoded.
 
     Times are ms since the epoch: not before `not_before`, cancelled at `deadline`. `parent` and `parent_command` are
-    those of a child's start, `signal_ids` of signals that earlier runs received.
+    those of a child's start, `signal_ids` of signals that earlier runs received. Operators find the saga by its
+    `attributes`, as `Payloads.attributes` writes them.
     """
 
     origin: Origin
@@ -37,6 +38,7 @@ class StartAsked:
     parent: str | None = None
     parent_command: str | None = None
     signal_ids: list[str] | None = None
+    attributes: bytes = b""
 
 
 class ReplyArrived(NamedTuple):

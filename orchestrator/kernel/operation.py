@@ -16,6 +16,18 @@ class Work(NamedTuple):
     limit: str = ""
 
 
+def name_of(function: Callable[..., Any]) -> str:
+    """What a function is called in a history; a partial is called as its function."""
+    inner = getattr(function, "func", function)
+    return str(getattr(inner, "__name__", type(inner).__name__))
+
+
+def annotated(function: Callable[..., Any]) -> Any:
+    """The type that a function says it returns; None where it does not."""
+    found = getattr(getattr(function, "func", function), "__annotations__", {}).get("return")
+    return None if isinstance(found, str) else found
+
+
 class LocalAsked(NamedTuple):
     """A local step is to be run: a call whose functions only the code knows, so that they are not recorded.
 
@@ -38,6 +50,7 @@ class ChildAsked(NamedTuple):
 
     call: CallMade
     detached: bool
+    attributes: bytes = b""
 
     def __str__(self) -> str:
         return describe_call(self.call)
@@ -87,6 +100,16 @@ class PublishAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class AttributesAsked:
+    """These are the saga's attributes from now on."""
+
+    attributes: bytes
+
+    def __str__(self) -> str:
+        return "set of attributes"
+
+
+@dataclass(frozen=True, slots=True)
 class PatchAsked:
     """The new road of a patch was taken."""
 
@@ -104,7 +127,7 @@ class PivotAsked:
         return "pivot"
 
 
-Note = PublishAsked | PatchAsked | PivotAsked
+Note = PublishAsked | AttributesAsked | PatchAsked | PivotAsked
 """What is recorded and has no outcome."""
 Asked = CallMade | LocalAsked | ChildAsked | SleepAsked | ReceiveAsked | UndoAsked | Note
 """A participant's command is asked for as the event that will record it."""

@@ -114,11 +114,13 @@ class Program:
         started: e.SagaStarted,
         time: int,
         recorded: Recorded | None = None,
+        *,
+        attributes: bytes = b"",
     ) -> None:
         self._payloads = definition.payloads.for_saga(saga_id)
         context = Context(saga_id, run, self._payloads, definition.services, definition.sagas, definition.limits)
         self._context = context
-        context.recorded = recorded
+        context.recorded, context.attributes = recorded, attributes
         context.tick(time, 1)
         self._operations = context.open
         self._waits: Operation | tuple[Operation, ...] | None = None

@@ -7,6 +7,7 @@ from kompensate.orchestrator.kernel.errors import Nondeterminism, OperationCance
 from kompensate.orchestrator.kernel.folding import dropped, evolve
 from kompensate.orchestrator.kernel.operation import (
     Asked,
+    AttributesAsked,
     ChildAsked,
     LocalAsked,
     Operation,
@@ -35,7 +36,9 @@ def check_same(asked: Asked, number: int, event: e.Asked) -> None:
         case e.CallMade(), e.CallMade() | LocalAsked() | ChildAsked():
             call = asked if isinstance(asked, e.CallMade) else asked.call
             same = (event.step, event.type, event.service) == (call.step, call.type, call.service)
-        case (e.SleepStarted(), SleepAsked()) | (e.PivotPassed(), PivotAsked()):
+        case (
+            (e.SleepStarted(), SleepAsked()) | (e.PivotPassed(), PivotAsked()) | (e.AttributesSet(), AttributesAsked())
+        ):
             same = True
         case e.ValuePublished(), PublishAsked():
             same = event.name == asked.name
@@ -66,6 +69,8 @@ def describe_event(event: e.Asked) -> str:
             return f"undo of operations {event.first} to {event.last}"
         case e.ValuePublished():
             return f"publish of {event.name!r}"
+        case e.AttributesSet():
+            return "set of attributes"
         case e.PatchMarked():
             return f"patch {event.patch!r}"
         case e.PivotPassed():
@@ -126,7 +131,7 @@ def replayed(
                 lost = dropped(state, event) if isinstance(event, e.UndoStarted) else []
         evolve(state, event, time)
         if isinstance(event, e.SagaStarted):
-            program = Program(definition, state.saga_id, state.run, event, time, past)
+            program = Program(definition, state.saga_id, state.run, event, time, past, attributes=state.attributes)
             asked = program.take()
         for number in lost:
             assert program is not None

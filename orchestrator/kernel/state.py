@@ -54,7 +54,8 @@ class SagaState:
     other lists and dictionaries hold what is still open. No transition looks through what grows. `operations` is the
     number of the last one that the program asked for. `local` are the open calls that the worker itself runs,
     `undos` the (first, last) operations of each undo that the program asked for and that is under way.
-    `delayed` is a start that is kept, `pivot_passed` that the program declared its point of no return.
+    `attributes` are those that operators find the saga by, written as whoever gave them wrote them; `delayed` is a
+    start that is kept, `pivot_passed` that the program declared its point of no return.
 
     `pivot` is the status that counts: done if any pivot is done (`pivots_done` of them are), else sent or waiting if
     any is out.
@@ -82,6 +83,7 @@ class SagaState:
     local: dict[int, Call] = field(default_factory=dict)
     undos: dict[int, tuple[int, int]] = field(default_factory=dict)
     published: dict[str, bytes] = field(default_factory=dict)
+    attributes: bytes = b""
     sleeps: dict[int, int] = field(default_factory=dict)
     receives: dict[int, e.ReceiveStarted] = field(default_factory=dict)
     signals: list[e.SignalKept] = field(default_factory=list)

@@ -89,6 +89,8 @@ SAGA: dict[tuple[Status | None, type], Status] = {
     (_S.PENDING, e.SagaConfigured): _S.PENDING,
     (None, e.SignalsRemembered): _S.PENDING,
     (_S.PENDING, e.SignalsRemembered): _S.PENDING,
+    (None, e.AttributesSet): _S.PENDING,
+    (_S.PENDING, e.AttributesSet): _S.PENDING,
     (None, e.SagaStarted): _S.RUNNING,
     (_S.PENDING, e.SagaStarted): _S.RUNNING,
     (_S.RUNNING, e.CompensationStarted): _S.COMPENSATING,
@@ -124,6 +126,7 @@ SAGA: dict[tuple[Status | None, type], Status] = {
             e.PatchMarked,
             e.UndoStarted,
             e.UndoEnded,
+            e.AttributesSet,
         )
     },
     **{(s, kind): s for s in _UNDER_WAY for kind in (e.UndoSent, e.UndoFailed, e.CallUndone)},

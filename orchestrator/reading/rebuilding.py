@@ -14,6 +14,7 @@ from kompensate.orchestrator.reading.lookup import Lookup, Runs
 from kompensate.orchestrator.reading.status import Fold, SagaView, fold, view_of
 from kompensate.orchestrator.reading.stored import Stored, read_summary
 from kompensate.orchestrator.sagas.journal import Damaged, ReadPage, header_of, read_pages
+from kompensate.schemas import attributes
 from kompensate.schemas.codec import BadRecord
 from kompensate.schemas.formats import PLAIN, SagaPayloads
 
@@ -89,10 +90,11 @@ def rebuilt(
 
 
 def _differences(folded: Fold, found: Stored, pages: list[ReadPage], history: Mapping[int, bytes]) -> list[str]:
+    differences = _compared("attributes", found.attributes, attributes.read(folded.state.attributes))
     if found.ended:
-        return _from_summary(folded.state, found, pages)
+        return differences + _from_summary(folded.state, found, pages)
     header = header_of(folded.state, folded.state.next_due() or 0)
-    differences = _compared("header", found.header.encode().decode(), header.decode())
+    differences += _compared("header", found.header.encode().decode(), header.decode())
     for number, record in enumerate(found.records[:-1]):
         if number not in history:
             differences.append(f"{GONE}expected closed page {number} in the history, got none")

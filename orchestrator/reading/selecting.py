@@ -1,8 +1,8 @@
 """Choosing sagas by what they are: the filter of `kompensate list` and of the verbs that ask many sagas at once.
 
-    Filter.parse(["status=running,hold=quarantined", "older-than=2h"])
+    Filter.parse(["status=running,hold=quarantined", "older-than=2h", "attr.amount > 100"])
 
-What the headers tell is looked at first, so only sagas that pass it are decoded.
+What the headers tell (attributes too) is looked at first, so only sagas that pass it are decoded.
 """
 
 import re
@@ -12,6 +12,7 @@ from typing import Any
 
 from kompensate.orchestrator.kernel.state import OPEN
 from kompensate.orchestrator.kernel.tables import Hold, Status
+from kompensate.orchestrator.reading.conditions import PREFIX, BadFilter, Condition, conditions, malformed
 from kompensate.orchestrator.reading.status import SagaView, StepView, view
 from kompensate.orchestrator.reading.stored import Stored
 
@@ -19,10 +20,6 @@ STATUSES = (*map(str, Status), "damaged")
 HOLDS = (*map(str, Hold), "any", "none")
 _UNITS = {"": 1_000, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _DURATION = re.compile(r"(\d+)([smhd]?)")
-
-
-class BadFilter(ValueError):
-    """The text names the condition, expected and got."""
 
 
 def milliseconds(text: str) -> int:
@@ -35,32 +32,41 @@ def milliseconds(text: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which sagas are meant. An empty set lets all through; several values of one kind are alternatives."""
+    """Which sagas are meant. An empty set lets all through; several values of one kind are alternatives.
+
+    Conditions on attributes must all hold.
+    """
 
     statuses: frozenset[str] = frozenset()
     definitions: frozenset[str] = frozenset()
     holds: frozenset[str] = frozenset()
     steps: frozenset[str] = frozenset()
     older_than: int | None = None
+    attributes: tuple[Condition, ...] = ()
 
     @classmethod
     def parse(cls, texts: Iterable[str]) -> "Filter":
-        """Conditions NAME=VALUE, several in a text by commas: all must hold. Raises BadFilter."""
+        """Conditions as `conditions` has them: all must hold. Raises BadFilter."""
         found: dict[str, set[str]] = {name: set() for name in _CHECKS}
-        for condition in (part.strip() for text in texts for part in text.split(",")):
-            name, equals, value = condition.partition("=")
-            if name not in _CHECKS or not (equals and value):
-                raise BadFilter(f"expected NAME=VALUE with NAME one of {', '.join(_CHECKS)}, got {condition!r}")
+        attributes = []
+        names = ", ".join(_CHECKS)
+        for condition in (each for text in texts for each in conditions(text, names)):
+            name, value = condition.name, condition.value
+            if name.startswith(PREFIX):
+                attributes.append(condition)
+                continue
+            if name not in _CHECKS or condition.comparison not in ("=", "=="):
+                raise malformed(names, f"{name}{condition.comparison}{value}")
             _CHECKS[name](value)
             found[name].add(value)
         ages = [milliseconds(text) for text in found["older-than"]]
         statuses, definitions, holds, steps = (
             frozenset(found[name]) for name in ("status", "definition", "hold", "step")
         )
-        return cls(statuses, definitions, holds, steps, min(ages, default=None))
+        return cls(statuses, definitions, holds, steps, min(ages, default=None), tuple(attributes))
 
     def by_header(self, saga: Stored) -> bool:
-        """Could it be meant, by what its header tells?"""
+        """Could it be meant, by what its headers tell?"""
         header = saga.header
         status = "damaged" if saga.damaged else header.status
         hold = "none" if header.hold == "-" else header.hold
@@ -69,6 +75,7 @@ class Filter:
             (not self.statuses or status in self.statuses)
             and (not self.definitions or header.definition in self.definitions)
             and (not self.holds or held)
+            and all(condition.holds(saga.attributes) for condition in self.attributes)
         )
 
     def matches(self, app: str, saga: Stored, now: int) -> bool:

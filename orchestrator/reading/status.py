@@ -26,6 +26,7 @@ from kompensate.orchestrator.sagas.journal import (
     definition_of,
     read_pages,
 )
+from kompensate.schemas import attributes
 from kompensate.schemas.codec import BadRecord
 from kompensate.schemas.envelope import told
 from kompensate.schemas.formats import PLAIN, SagaPayloads, legible
@@ -110,6 +111,7 @@ class SagaView:
     version: int = 1
     parent: str = ""
     published: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
     orders: tuple[str, ...] = ()
     steps: tuple[StepView, ...] = ()
     detailed: bool = False
@@ -223,6 +225,7 @@ def view(
         found.updated_at,
         hold="" if header.hold == "-" else header.hold,
         damaged=found.damaged,
+        attributes=found.attributes,
     )
     if found.damaged:
         return bare
@@ -278,6 +281,7 @@ def view_of(found: Fold, partition: int) -> SagaView:
         version=state.version,
         parent=state.parent or "",
         published={name: found.readable(value) for name, value in state.published.items()},
+        attributes=attributes.read(state.attributes),
         orders=tuple(
             f"{timestamp(line.time)} {line.detail}" for line in found.lines if isinstance(line.event, e.OperatorActed)
         ),

@@ -5,12 +5,13 @@ Nothing is decoded here, so that filtering a hundred thousand sagas costs little
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.sagas.journal import STATE_HEADER, StateHeader
+from kompensate.orchestrator.sagas.journal import ATTRIBUTES_HEADER, STATE_HEADER, StateHeader
 from kompensate.schemas import codec
+from kompensate.schemas.attributes import BadAttributes, read
 from kompensate.schemas.codec import BadRecord
 from kompensate.schemas.topics import saga_of_key
 
@@ -30,6 +31,7 @@ class Stored:
     header: StateHeader
     ended: bool
     damaged: str = ""
+    attributes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def partition(self) -> int:
@@ -73,10 +75,11 @@ def _in_order(pages: dict[int, Record]) -> list[Record]:
 
 def _stored(saga_id: str, records: list[Record], ended: bool) -> Stored:
     newest = records[-1]
-    text = next((value for name, value in newest.headers or () if name == STATE_HEADER), None)
+    headers = dict(newest.headers or ())
     try:
-        return Stored(saga_id, records, StateHeader.decode(text or b""), ended)
-    except BadRecord as error:
+        header = StateHeader.decode(headers.get(STATE_HEADER) or b"")
+        return Stored(saga_id, records, header, ended, attributes=read(headers.get(ATTRIBUTES_HEADER) or b""))
+    except (BadRecord, BadAttributes) as error:
         where = f"{newest.topic}/{newest.partition}@{newest.offset}"
         return Stored(saga_id, records, _NO_HEADER, ended, f"{where}: {error}")
 

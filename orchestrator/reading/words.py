@@ -64,6 +64,7 @@ _DETAILS: dict[type, Callable[[Any], str]] = {
     e.LateReplyArrived: lambda event: event.outcome,
     e.ReceiveStarted: lambda event: event.name,
     e.ValuePublished: lambda event: event.name,
+    e.AttributesSet: lambda event: event.attributes.decode(errors="replace") or "{}",
     e.PatchMarked: lambda event: event.patch,
     e.UndoStarted: lambda event: f"operations {event.first} to {event.last}",
     e.OperatorActed: lambda event: f"{event.verb} by {event.who}: {event.reason}",

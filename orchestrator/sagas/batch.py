@@ -15,6 +15,7 @@ from kompensate.orchestrator.sagas.journal import (
     StateHeader,
     definition_of,
     header_of,
+    headers_of,
     summary_value,
     watermark_value,
 )
@@ -74,12 +75,13 @@ class Batch:
         match effect:
             case SendCommand():
                 return self._command(effect, state)
-            case StartChild(id_, saga_id, definition, payload, answers):
+            case StartChild(id_, saga_id, definition, payload, answers, attributes):
                 started = state.started
                 assert started is not None  # only started sagas have children
                 trace = Trace(started.traceparent, started.tracestate) if started.traceparent else NOT_TRACED
                 asked = Request(id_, START, saga_id, self._source(state), definition, None, payload, now, trace=trace)
-                return self._request(replace(asked, parent=state.saga_id, command_id=answers))
+                asked = replace(asked, parent=state.saga_id, command_id=answers, attributes=attributes or None)
+                return self._request(asked)
             case CancelChild(id_, saga_id, reason):
                 return self._request(Request(id_, CANCEL, saga_id, self._source(state), subject=reason, time=now))
             case AnswerParent(saga_id, command_id, outcome, payload):
@@ -149,7 +151,7 @@ class Batch:
 
     def write_page(self, saga_id: str, state: SagaState, due: int, number: int, value: bytes) -> None:
         """The page that is being written, as it stands after the batch; `due` is the saga's next."""
-        self._state(page_key(saga_id, number), value, [(STATE_HEADER, header_of(state, due))])
+        self._state(page_key(saga_id, number), value, headers_of(state, header_of(state, due)))
 
     def end_run(self, saga_id: str, state: SagaState, page: Page) -> None:
         """Its last page goes to the history; later ones are tombstoned: no old event can come back to life."""
@@ -160,7 +162,7 @@ class Batch:
         """The saga has ended: a summary overwrites page 0."""
         self._history(saga_id, state.run, page.number, page.value())
         header = StateHeader(state.run, state.events, state.updated_at, str(state.status), "-", definition_of(state))
-        self._state(saga_id, summary_value(state, page.number + 1, page.checksum), [(STATE_HEADER, header.encode())])
+        self._state(saga_id, summary_value(state, page.number + 1, page.checksum), headers_of(state, header.encode()))
         self._bury(saga_id, page.number)
         self.ended[saga_id] = state.updated_at
 

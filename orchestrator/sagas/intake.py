@@ -66,6 +66,7 @@ class Intake:
                     request.deadline,
                     request.parent,
                     request.command_id,
+                    attributes=request.attributes or b"",
                 )
             case t if t == SIGNAL:
                 self._expect_placed(request.saga_id, origin)

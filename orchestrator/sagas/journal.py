@@ -21,6 +21,9 @@ from kompensate.schemas.codec import BadRecord, encode_bytes, encode_long, encod
 STATE_HEADER = "kompensate"
 """Text header of pages and summaries: see StateHeader."""
 
+ATTRIBUTES_HEADER = "kompensate-attributes"
+"""Header of the newest page and of the summary of a saga that has attributes: its attributes."""
+
 STATE_HEADER_BYTES_MAX = 400
 """Run, two numbers, two short words and a definition's name of 100 are less."""
 
@@ -66,6 +69,14 @@ class StateHeader(NamedTuple):
 def header_of(state: SagaState, due: int) -> bytes:
     """The state header for a saga as it stands; `due` is `state.next_due()`, or 0."""
     return f"{state.run} {state.events} {due} {state.status} {state.hold or '-'} {definition_of(state)}".encode()
+
+
+def headers_of(state: SagaState, header: bytes) -> list[tuple[str, bytes | None]]:
+    """The headers of a saga's page or summary; `header` is its state header."""
+    found: list[tuple[str, bytes | None]] = [(STATE_HEADER, header)]
+    if state.attributes:
+        found.append((ATTRIBUTES_HEADER, state.attributes))
+    return found
 
 
 def next_run(run: str) -> str:

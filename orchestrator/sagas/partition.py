@@ -333,7 +333,7 @@ class Partition:
             batch.close_page(saga_id, state.run, number, page)
             number += 1
         batch.count(len(decision.events), awake.page.size)
-        for event in decision.events[:2]:  # what was asked for beyond the usual may precede the start
+        for event in decision.events[:4]:  # what was asked for beyond the usual may precede the start
             if isinstance(event, e.SagaStarted):
                 self._store_plan(event)
         batch.send(records)
@@ -392,6 +392,7 @@ class Partition:
             parent=old.parent,
             parent_command=old.parent_command,
             signal_ids=old.received_ids(),
+            attributes=old.attributes,
         )
         for signal in old.signals:
             kept = decide(fresh.execution, i.SignalArrived(origin, signal.name, signal.signal_id, signal.payload))

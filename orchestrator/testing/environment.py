@@ -10,7 +10,7 @@ Nothing runs by itself: a test drives, and between two drives nothing moves. Mes
 says so. What comes to rest is run a second time in another world (`double`), to find what a saga must not read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
@@ -124,16 +124,26 @@ class SagaTest:
         delay: float = 0.0,
         start_at: datetime | None = None,
         deadline: datetime | None = None,
+        attributes: Mapping[str, object] | None = None,
     ) -> SagaHandle:
         """Ask for a saga to be started, when the test runs on, `delay` virtual seconds later.
 
-        As with a Client it waits until `start_at`, and is cancelled at `deadline`.
+        As with a Client it waits until `start_at`, is cancelled at `deadline`, and is found by its `attributes`.
         """
         name = saga if isinstance(saga, str) else saga.name
         if name not in self.application.sagas:
             raise ValueError(f"start: expected a saga of {', '.join(self.application.sagas)}, got {name!r}")
         found = saga_id or f"{name}-{len(self._stories) + 1}"
-        self.ask(START, found, saga_type=name, payload=input, delay=delay, start_at=start_at, deadline=deadline)
+        self.ask(
+            START,
+            found,
+            saga_type=name,
+            payload=input,
+            delay=delay,
+            start_at=start_at,
+            deadline=deadline,
+            attributes=attributes,
+        )
         return self.saga(found)
 
     def schedule(self, name: str) -> SagaHandle:
@@ -161,6 +171,7 @@ class SagaTest:
         delay: float = 0.0,
         start_at: datetime | None = None,
         deadline: datetime | None = None,
+        attributes: Mapping[str, object] | None = None,
     ) -> None:
         """Put a request on its way, as a client would; SagaHandle has a verb for each type."""
         self._asked += 1
@@ -174,6 +185,7 @@ class SagaTest:
             id_=id_ or f"request-{self._asked}",
             start_at=start_at,
             deadline=deadline,
+            attributes=attributes,
             payloads=self.payloads,
         )
         if after is None:

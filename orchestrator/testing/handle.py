@@ -10,7 +10,7 @@ from kompensate.orchestrator.reading.words import readable
 from kompensate.orchestrator.testing.histories import save_history
 from kompensate.orchestrator.testing.services import Seen
 from kompensate.orchestrator.testing.story import Story
-from kompensate.schemas import payloads
+from kompensate.schemas import attributes, payloads
 from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL
 
 if TYPE_CHECKING:
@@ -121,6 +121,11 @@ class SagaHandle:
         """What it shows the outside: the newest value of each name, as plain JSON values."""
         fold = self._story.fold
         return {name: fold.readable(value) for name, value in fold.state.published.items()}
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """By what operators find it."""
+        return attributes.read(self._story.fold.state.attributes)
 
     def result_as(self, kind: type[T]) -> T:
         """What it returned, as a `kind`. Raises BadPayload."""

@@ -10,20 +10,20 @@ from tests.fixtures.waiting import wait_until
 
 _COLUMNS = (
     "ce_specversion, ce_id, ce_source, content_type, ce_correlationid, ce_causationid, ce_replyoutcome, ce_sagatype,"
-    " ce_subject, ce_time, traceparent, tracestate"
+    " ce_subject, ce_time, ce_sagaattributes, traceparent, tracestate"
 )
 # Each is a row's key, type, payload, and every other header column: NULL, empty, text that looks like another type,
 # letters outside ASCII, quotes and line ends.
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 ROWS: list[tuple[Any, ...]] = [
     ("order-1", "inventory.Reserved", b'{"n": 1}', "1.0", "a", "kompensate:inventory", "application/json", "order-1",
-     "c1", "done", None, None, "2026-01-01T00:00:00.000Z", TRACE, "vendor=1"),
+     "c1", "done", None, None, "2026-01-01T00:00:00.000Z", '{"amount":120}', TRACE, "vendor=1"),
     ("заказ", "платёж.Принят", b"\x00\xff\xfe", "1.0", "b", "urn:x", "application/octet-stream", "заказ", "c2",
-     "refused", "checkout", "тема", None, None, None),
+     "refused", "checkout", "тема", None, None, None, None),
     ("{}", "true", b"", "1", "123", "null", "text/plain", "[1]", "1e5", "failed", '"quoted"', "a\nb", "время",
-     None, None),
-    (" ", "x", None, "1.0", None, None, None, None, None, None, None, None, None, None, None),
-    ("order-1", "inventory.Released", b"x" * 300_000, "", "", "", "", "", "", "", "", "", "", "", ""),
+     "{}", None, None),
+    (" ", "x", None, "1.0", None, None, None, None, None, None, None, None, None, None, None, None),
+    ("order-1", "inventory.Released", b"x" * 300_000, "", "", "", "", "", "", "", "", "", "", "", "", ""),
 ]  # fmt: skip
 
 

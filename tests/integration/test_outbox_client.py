@@ -67,13 +67,15 @@ def test_an_asyncio_connection_starts_sagas_too(stage: Stage, outbox: RealOutbox
         async with await psycopg.AsyncConnection.connect(outbox.dsn) as connection:
             await shop.start(connection, "checkout", Order("1"), saga_id="o-1")
             await connection.rollback()
-            await shop.start(connection, "checkout", Order("2"), saga_id="o-2")
+            await shop.start(
+                connection, "checkout", Order("2"), saga_id="o-2", attributes={"customer": "Müller", "n": 2}
+            )
 
     with outbox.streaming():
         asyncio.run(work())
         wait_until("the commit's request", lambda: requests(stage))
 
-    assert [r.saga_id for r in requests(stage)] == ["o-2"]
+    assert [(r.saga_id, r.attributes) for r in requests(stage)] == [("o-2", '{"customer":"Müller","n":2}'.encode())]
 
 
 def test_a_wrong_count_of_partitions_is_visible(stage: Stage, outbox: RealOutbox) -> None:
@@ -96,13 +98,14 @@ def test_a_wrong_count_of_partitions_is_visible(stage: Stage, outbox: RealOutbox
     assert all(b"lives on partition 1 of 2" in (reason or b"") for reason in reasons.values())
 
 
-def test_an_old_table_gets_the_column_it_lacks(outbox: RealOutbox) -> None:
-    """`schema.sql` may be run again on a table made before `ce_time`; rows of the old kind stay."""
+@pytest.mark.parametrize("column", ["ce_time", "ce_sagaattributes"])
+def test_an_old_table_gets_the_column_it_lacks(outbox: RealOutbox, column: str) -> None:
+    """`schema.sql` may be run again on a table made before that column; rows of the old kind stay."""
     outbox.write([("k", b"1")])
-    outbox.sql("ALTER TABLE outbox DROP COLUMN ce_time")
+    outbox.sql(f"ALTER TABLE outbox DROP COLUMN {column}")
     again = create_engine(outbox.dsn.replace("postgresql://", "postgresql+psycopg://"))
 
-    with again.connect() as connection, pytest.raises(MissingTables, match="got none named ce_time: run it again"):
+    with again.connect() as connection, pytest.raises(MissingTables, match=f"got none named {column}: run it again"):
         check_tables(connection)
     with again.begin() as connection:
         create_tables(connection)

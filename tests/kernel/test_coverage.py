@@ -10,6 +10,7 @@ import pytest
 from kompensate.orchestrator.kernel.tables import CALL, SAGA
 from tests.fixtures import driving
 from tests.kernel import (
+    test_attributes,
     test_children,
     test_forward,
     test_language,
@@ -20,7 +21,17 @@ from tests.kernel import (
     test_waiting,
 )
 
-STORIES = (test_children, test_forward, test_language, test_local, test_orders, test_pivot, test_undoing, test_waiting)
+STORIES = (
+    test_attributes,
+    test_children,
+    test_forward,
+    test_language,
+    test_local,
+    test_orders,
+    test_pivot,
+    test_undoing,
+    test_waiting,
+)
 
 
 def _run_stories() -> None:

@@ -60,6 +60,7 @@ SAMPLES: dict[type, e.Event] = {
         e.SagaContinued(b"{}"),
         e.OperatorActed("skip", "ann", "why", 1),
         e.SignalsRemembered(["s0"]),
+        e.AttributesSet(5, b'{"customer":"c-7"}'),
     )
 }
 

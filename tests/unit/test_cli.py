@@ -183,12 +183,19 @@ def test_an_import_that_fails_inside_is_the_users_to_see(shop: str) -> None:
         (["close", "o-1", "--reason", " "], "expected text for the saga's history, got ' '"),
         (["compensate", "o-1", "--reason", "r", "--by", ""], "expected text for the saga's history, got ''"),
         (["complete", "o-1", "--reason", "r", "--result", "{"], "expected JSON, got b'{'"),
+        (["start", "buy", "--attribute", "customer"], "expected NAME=VALUE, each NAME once, got 'customer'"),
+        (["start", "buy", "--attribute", "a=1", "--attribute", "a=2"], "each NAME once, got 'a=2'"),
+        (["start", "buy", "--attribute", "order-id=1"], "attribute: expected a name of 1 to 64 of A-Z a-z 0-9 _"),
+        (
+            ["list", "--where", "attr.a-b=1"],
+            "expected an attribute's name of A-Z a-z 0-9 _ after attr., got 'attr.a-b'",
+        ),
         (["start", "buy", "--after", "soon"], "expected a time like 2026-03-01T12:00:00Z or seconds from now"),
         (["start", "buy", "--deadline", "1e300"], "expected seconds within the years a date can have"),
     ],
 )
 def test_what_nobody_could_take_is_not_sent(words: Sequence[str], text: str) -> None:
-    """An order without a reason, a time that is none: wrong usage, and no broker is asked."""
+    """An order without a reason, a time or attribute that is none: wrong usage, and no broker is asked."""
     result = run(*words, "--app-name", "shop", "--bootstrap", "127.0.0.1:1")
 
     assert result.exit_code == 2

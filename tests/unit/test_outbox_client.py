@@ -55,7 +55,9 @@ def test_what_commits_is_asked(engine: Engine) -> None:
     """Each verb is a row on the saga's own partition, which reads as the very request that was returned."""
     with Session(engine) as session, session.begin():
         asked = [
-            SHOP.start(session, "checkout", Order("1"), saga_id="o-1"),
+            SHOP.start(
+                session, "checkout", Order("1"), saga_id="o-1", attributes={"amount": 120, "customer": "Müller"}
+            ),
             SHOP.signal(session, "o-2", "paid", {"by": "ann"}, signal_id="payment-7"),
             SHOP.cancel(session, "o-3", "too late"),
         ]
@@ -69,6 +71,7 @@ def test_what_commits_is_asked(engine: Engine) -> None:
     assert parsed(engine) == asked
     assert asked[0].time is not None
     assert asked[1].id == "payment-7"
+    assert asked[0].attributes == '{"amount":120,"customer":"Müller"}'.encode()
 
 
 def test_what_rolls_back_was_never_asked(engine: Engine) -> None:
@@ -91,6 +94,7 @@ def test_what_rolls_back_was_never_asked(engine: Engine) -> None:
         lambda c: SHOP.start(c, "checkout", saga_id="o/1"),
         lambda c: SHOP.start(c, "check out", saga_id="o-1"),
         lambda c: SHOP.start(c, "checkout", object(), saga_id="o-1"),
+        lambda c: SHOP.start(c, "checkout", saga_id="o-1", attributes={"order-id": 1}),
         lambda c: SHOP.signal(c, "o-1", ""),
         lambda c: SHOP.cancel(c, "__wm"),
     ],

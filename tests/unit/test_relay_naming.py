@@ -88,7 +88,8 @@ def test_the_connector_places_every_column() -> None:
         "ce_specversion:header:ce_specversion,ce_id:header:ce_id,ce_source:header:ce_source,type:header:ce_type,"
         "content_type:header:content-type,ce_correlationid:header:ce_correlationid,"
         "ce_causationid:header:ce_causationid,ce_replyoutcome:header:ce_replyoutcome,ce_sagatype:header:ce_sagatype,"
-        "ce_subject:header:ce_subject,ce_time:header:ce_time,traceparent:header:traceparent,tracestate:header:tracestate,"
+        "ce_subject:header:ce_subject,ce_time:header:ce_time,ce_sagaattributes:header:ce_sagaattributes,"
+        "traceparent:header:traceparent,tracestate:header:tracestate,"
         "partition:partition"
     )
 

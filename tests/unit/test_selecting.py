@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from kompensate.orchestrator.cli.batch import Batch
-from kompensate.orchestrator.reading.selecting import BadFilter, Filter, milliseconds
+from kompensate.orchestrator.reading.conditions import BadFilter
+from kompensate.orchestrator.reading.selecting import Filter, milliseconds
 from kompensate.orchestrator.reading.stored import Stored, stored
 from kompensate.schemas.messages import CANCEL, PAUSE, SIGNAL, START
 from tests.fixtures.stage import Paper, all_done, silent_at
@@ -13,8 +14,10 @@ from tests.fixtures.stage import Paper, all_done, silent_at
 HOUR = 3_600_000
 
 
-def begin(paper: Paper, saga_id: str, answered: object = "charge", saga: str = "checkout") -> None:
-    paper.ask(START, saga_id, saga_type=saga, payload=b'{"order_id": "1"}')
+def begin(
+    paper: Paper, saga_id: str, answered: object = "charge", saga: str = "checkout", attributes: bytes | None = None
+) -> None:
+    paper.ask(START, saga_id, saga_type=saga, payload=b'{"order_id": "1"}', attributes=attributes)
     paper.play(silent_at(answered) if isinstance(answered, str) else all_done)
 
 
@@ -64,12 +67,90 @@ def test_conditions_are_joined(paper: Paper, where: Sequence[str], expected: str
     assert chosen(paper, *where) == set(expected.split())
 
 
+@pytest.fixture
+def attributed() -> Paper:
+    """Sagas with attributes: one under way, one that has ended, one whose amount is text, one without any."""
+    made = Paper()
+    begin(made, "big", attributes=b'{"amount":120,"customer":"c-7","express":true,"due":"2026-03-01T12:00:00.000Z"}')
+    begin(made, "done", None, attributes=b'{"amount":99.5,"customer":"c 8, and co","express":false}')
+    begin(made, "text", attributes=b'{"amount":"120","customer":"c-7"}')
+    begin(made, "bare")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (['attr.customer == "c-7" and attr.amount > 100'], "big"),
+        (["attr.customer=c-7"], "big text"),
+        (["attr.customer='c-7',status=running"], "big text"),
+        (['attr.customer = "c 8, and co"'], "done"),
+        (["attr.customer != c-7"], "done"),
+        (["attr.amount=120"], "big text"),
+        (['attr.amount = "120"'], "text"),
+        (["attr.amount >= 99.5 and attr.amount < 100"], "done"),
+        (["attr.amount>99", "attr.amount<=120"], "big done"),
+        (["attr.amount > many"], ""),
+        (["attr.express == true"], "big"),
+        (["attr.express != true"], "done"),
+        (["attr.express > false"], ""),
+        (["attr.due < 2026-03-02"], "big"),
+        (["attr.due > 2026-03-02"], ""),
+        (['attr.due > "2026"'], "big"),
+        (['attr.amount > "100"'], "text"),
+        (["attr.nobody = 1"], ""),
+        (["attr.customer != c-9 and status == completed"], "done"),
+        (["definition=checkout and step=charge and attr.amount=120"], "big text"),
+    ],
+)
+def test_conditions_on_attributes(attributed: Paper, where: Sequence[str], expected: str) -> None:
+    """All must hold; a bare value is taken as what the saga's own is, one in quotes is text. Ended sagas count too."""
+    assert chosen(attributed, *where) == set(expected.split())
+
+
+def test_a_header_of_attributes_that_does_not_read_is_damage(attributed: Paper) -> None:
+    """It is shown as what it is, and stops no other."""
+    state = attributed.state()
+    record = state[b"big"]
+    wrong = [(name, b"{" if name == "kompensate-attributes" else value) for name, value in record.headers or ()]
+
+    found = {saga.saga_id: saga for saga in stored({**state, b"big": record._replace(headers=wrong)})}
+
+    assert "attributes: expected a JSON object, got b'{'" in found["big"].damaged
+    assert found["done"].attributes == {"amount": 99.5, "customer": "c 8, and co", "express": False}
+
+
+def test_a_value_that_can_be_none_of_ours_matches_nothing(attributed: Paper) -> None:
+    """Somebody else wrote that header."""
+    state = attributed.state()
+    wrong = [
+        (name, value if name == "kompensate" else b'{"amount":[1]}') for name, value in state[b"big"].headers or ()
+    ]
+
+    found = next(iter(stored({b"big": state[b"big"]._replace(headers=wrong)})))
+
+    assert not Filter.parse(["attr.amount > 0"]).matches("shop", found, attributed.now)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("attr.amount", "got 'attr.amount'"),
+        ("attr.amount =< 3", "got 'attr.amount =< 3'"),
+        ("attr. = 3", "expected an attribute's name of A-Z a-z 0-9 _ after attr., got 'attr.'"),
+        ("attr.a-b = 3", "expected an attribute's name of A-Z a-z 0-9 _ after attr., got 'attr.a-b'"),
+        ('attr.a = "x', "got 'attr.a = \"x'"),
+        ("attr.a = 1 or attr.b = 2", "got 'attr.a = 1 or attr.b = 2'"),
+        ("status=running or status=completed", "got 'status=running or status=completed'"),
+        ("attr.a = 1 and", "got 'attr.a = 1 and'"),
+        ("status != running", "got 'status!=running'"),
         (
             "state=running",
-            "expected NAME=VALUE with NAME one of status, definition, hold, older-than, step, got 'state",
+            "expected NAME=VALUE with NAME one of status, definition, hold, older-than, step, or attr.NAME with one",
+        ),
+        (
+            "state=running",
+            "one of == = != <= < >= >, joined by commas or 'and', a VALUE with blanks in quotes; got 'state=running'",
         ),
         ("status", "got 'status'"),
         ("", "got ''"),

@@ -43,6 +43,7 @@ RECORD = Record(
         ("ce_sagatype", None),
         ("ce_subject", None),
         ("ce_time", None),
+        ("ce_sagaattributes", None),
         ("traceparent", b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         ("tracestate", None),
     ],
@@ -50,7 +51,7 @@ RECORD = Record(
 
 
 def test_a_row_makes_this_record() -> None:
-    """Topic, partition, key, value and the thirteen headers, in this order, NULL as a null header."""
+    """Topic, partition, key, value and the fourteen headers, in this order, NULL as a null header."""
     assert Mapping("outbox", COLUMNS).record(values(**ROW)) == RECORD
 
 
