@@ -19,6 +19,7 @@ from kompensate.orchestrator.kafka.log import KafkaLog
 from kompensate.orchestrator.local.steps import Steps
 from kompensate.orchestrator.sagas.journal import watermark_writer
 from kompensate.orchestrator.sagas.partition import Partition
+from kompensate.orchestrator.sagas.rooms import Rooms
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.signals import set_when_told
 from kompensate.orchestrator.topics import TopicAdmin, group_of
@@ -58,6 +59,7 @@ class Worker:
         self._application = application
         self._settings = settings
         self._clock = SystemClock()
+        self._rooms = Rooms(application.limits)
         self._loop: Loop | None = None
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
@@ -73,7 +75,11 @@ class Worker:
     def health(self) -> Health:
         """How it stands; may be asked from any thread."""
         return Health.of(
-            self._loop, self._clock.monotonic(), alive=self._error is None, stopping=self._stopping.is_set()
+            self._loop,
+            self._clock.monotonic(),
+            alive=self._error is None,
+            stopping=self._stopping.is_set(),
+            limits=self._rooms.counts(),
         )
 
     def start(self, timeout: float = 60.0) -> None:
@@ -136,7 +142,7 @@ class Worker:
                 self._server.close()
 
     def _partition(self, number: int) -> Partition:
-        return Partition(number, self._application, self._settings)
+        return Partition(number, self._application, self._settings, self._rooms)
 
     def _connect(self, slot: Slot) -> KafkaLog:
         names = Topics(self._application.name, self._settings.prefix)

@@ -6,7 +6,7 @@ both pass the same contract suite. Calls come from one thread.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from kompensate.orchestrator.kernel.operation import Work
 
@@ -176,6 +176,19 @@ class Sagas(Protocol):
 
     def fire(self, now: int, limit: int) -> int:
         """Take up to `limit` ended local steps and due timers as inputs; how many there were."""
+
+    @property
+    def room_at(self) -> int | None:
+        """When to `admit` again, milliseconds since the epoch (0: now); None: not before something changes."""
+
+    def admit(self, now: int, limit: int) -> Sequence[Any]:
+        """Send up to `limit` queued calls that there is room for under their limits; which they were.
+
+        What the worker's other partitions have out counts too, so all of them have to be read before.
+        """
+
+    def refuse(self, admitted: Any, reason: str) -> None:
+        """Hold the saga of this one, which `admit` named, instead of sending it: it cannot be written."""
 
     def output(self, writer: str) -> tuple[list[OutRecord], dict[str, int]]:
         """The batch's records, the watermark first, and the next offset by input topic, requests always among them."""

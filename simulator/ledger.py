@@ -32,6 +32,7 @@ from kompensate.orchestrator.sagas.journal import (
     read_watermark,
 )
 from kompensate.orchestrator.sagas.partition import Partition
+from kompensate.orchestrator.sagas.rooms import line_of
 from kompensate.orchestrator.testing.broker import Offsets
 from kompensate.schemas import codec
 from kompensate.schemas.codec import BadRecord
@@ -39,13 +40,14 @@ from kompensate.schemas.topics import PLAN_PREFIX, WATERMARK_PREFIX, Topics, sag
 from kompensate.simulator.violation import Violation, expect
 
 _SUMMARY, _PAGE = codec.prefix(codec.SUMMARY), codec.prefix(codec.PAGE)
+_OURS = (WORKER, CHILD)
 _TO_UNDO = (CallStatus.DONE, CallStatus.IN_DOUBT)
 
 
 class Shadow:
     """A saga as the topic tells it."""
 
-    __slots__ = ("checksum", "commands", "head", "pages", "state")
+    __slots__ = ("checksum", "commands", "head", "pages", "queued", "state")
 
     def __init__(self, app: str, saga_id: str, run: str) -> None:
         self.state = SagaState(app, saga_id, run)
@@ -53,6 +55,7 @@ class Shadow:
         self.head = 0
         self.checksum = b"\0\0\0\0"
         self.commands = 0
+        self.queued: dict[str, Call] = {}
 
 
 class Ledger:
@@ -71,6 +74,8 @@ class Ledger:
         """How many have ended that were nobody's children."""
         self.fresh: list[SagaState] = []
         """Sagas that ended with the last transaction."""
+        self.admitted: set[tuple[int, str, str]] = set()
+        """(partition, limit, line) of the calls that it let out under limits."""
         self._app = app
         self._topics = topics
         self._command_topics = {topics.commands(service) for service in services}
@@ -88,7 +93,7 @@ class Ledger:
     def committed(self, records: list[Record], groups: list[Offsets]) -> None:
         """A worker's transaction, at the moment of its decision. Raises Violation."""
         self.transactions += 1
-        self.fresh = []
+        self.fresh, self.admitted = [], set()
         offsets = {place: offset for found in groups for place, offset in found.offsets.items()}
         before = {place: self.offsets.get(place, 0) for place in offsets}
         for place, offset in offsets.items():
@@ -196,6 +201,10 @@ class Ledger:
                     key == saga_id.encode(), "I7", f"{saga_id}: expected a record of its own at {origin}, got {key!r}"
                 )
             self._fold(shadow.state, recorded.event, origin.time)
+            if type(recorded.event) is e.CallAdmitted:
+                partition = int(shadow.state.run.partition(".")[0])
+                call = shadow.state.calls[recorded.event.number]
+                self.admitted.add((partition, call.limit, line_of(call)))
         return shadow
 
     def _opened(self, saga_id: str, shadow: Shadow, value: bytes) -> ReadPage:
@@ -287,9 +296,14 @@ class Ledger:
     def _commands(self, saga_id: str, shadow: Shadow, sent: set[str]) -> None:
         commands = shadow.state.commands
         made = islice(commands.items(), shadow.commands, None)
-        fresh = {id_: call for id_, call in made if call.made.service not in (WORKER, CHILD)}
+        made_or_queued = {**shadow.queued, **{id_: call for id_, call in made if call.made.service not in _OURS}}
         shadow.commands = len(commands)
+        shadow.queued = {id_: call for id_, call in made_or_queued.items() if call.status is CallStatus.QUEUED}
+        given_up = {id_ for id_, call in made_or_queued.items() if call.limit and call.status is CallStatus.FAILED}
+        fresh = {id_: c for id_, c in made_or_queued.items() if id_ not in shadow.queued and id_ not in given_up}
         self.issued.update(fresh)
+        unsent = given_up | shadow.queued.keys()
+        expect(sent.isdisjoint(unsent), "I7", f"{saga_id}: expected none of {list(unsent)} to go out, got {sent}")
         expect(sent.issuperset(fresh), "I7", f"{saga_id}: expected commands {list(fresh)}, got {sorted(sent)}")
         for id_ in sent:
             expect(id_ in commands, "I7", f"{saga_id}: command {id_} belongs to no event of it")

@@ -13,11 +13,12 @@ from random import Random
 from kompensate.orchestrator.errors import Fatal
 from kompensate.orchestrator.kernel.tables import Hold
 from kompensate.orchestrator.ports import Record
+from kompensate.orchestrator.sagas.rooms import Rooms
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.testing import VirtualClock
 from kompensate.orchestrator.testing.broker import Offsets
 from kompensate.schemas.faults import InjectedFault, observe
-from kompensate.simulator import rest
+from kompensate.simulator import limits, rest
 from kompensate.simulator.application import Simulated
 from kompensate.simulator.chaos import Chaos, Killed
 from kompensate.simulator.effects import Effects
@@ -145,8 +146,8 @@ class Run:
         for name in self._makers:
             self._start(name)
 
-    def _sagas(self, number: int) -> Watched:
-        return Watched(number, self.world.application, self.world.settings, self)
+    def _sagas(self, number: int, rooms: Rooms) -> Watched:
+        return Watched(number, self.world.application, self.world.settings, rooms, self)
 
     # What Watched tells.
 
@@ -161,6 +162,13 @@ class Run:
     def remembered(self, partition: Watched, changed: Sequence[str]) -> None:
         """A batch that changed these sagas stands."""
         self.ledger.remembered(partition, changed)
+
+    def running_with(self, number: int) -> tuple[int, ...]:
+        """The partitions that were given to the worker which runs this one, read or not."""
+        name = self._owners.get(number)
+        known = [process for process in (*self.running.values(), *self._stack) if process.name == name]
+        found = [process.loop.status for process in known if isinstance(process, WorkerProcess)]
+        return next((status.running + status.restoring for status in found if number in status.running), ())
 
     def closed(self, partition: Watched) -> None:
         """Its worker has let go of it."""
@@ -201,6 +209,7 @@ class Run:
         topics = dict.fromkeys(record.topic for record in records)
         self._wake(*[name for topic in topics for name in self._consumers.get(topic, ())])
         self.ledger.committed(records, groups)
+        limits.check(self)
         for state in self.ledger.fresh:
             self.effects.ended(state)
             self.ends[str(state.status)] = self.ends.get(str(state.status), 0) + 1
@@ -312,7 +321,7 @@ class Run:
         """Nobody has anything to do: to the next time that somebody may. Where that led to nothing, further."""
         self._jumps = self._jumps + 1 if self._activity == self._acted else 0
         now = self.clock.now()
-        dues = [(due - now) / 1000 for p in self.partitions.values() if (due := p.next_due) is not None]
+        dues = [(due - now) / 1000 for p in self.partitions.values() for due in p.dues]
         participants = [p for p in self.running.values() if isinstance(p, ParticipantProcess)]
         dues += [process.runner.idle_seconds() for process in participants]
         dues += [wait for late in self._late.values() for wait in late.waits()]
@@ -326,7 +335,7 @@ class Run:
         if self._jumps > 2:
             return list(self.running)
         now = self.clock.now()
-        names = [self._owners[n] for n, p in self.partitions.items() if p.next_due is not None and p.next_due <= now]
+        names = [self._owners[n] for n, p in self.partitions.items() if any(due <= now for due in p.dues)]
         released = [service for service, late in self._late.items() if late.release()]
         for process in participants:
             if process.runner.idle_seconds() <= 0 or process.service in released:

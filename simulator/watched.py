@@ -5,6 +5,7 @@ from typing import Protocol
 
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.sagas.partition import Partition
+from kompensate.orchestrator.sagas.rooms import Rooms
 from kompensate.orchestrator.settings import Settings
 
 
@@ -24,9 +25,16 @@ class Observer(Protocol):
 class Watched(Partition):
     """A Partition that tells its observer. Nothing in it is done otherwise."""
 
-    def __init__(self, number: int, application: Application, settings: Settings, observer: Observer) -> None:
-        super().__init__(number, application, settings)
+    def __init__(
+        self, number: int, application: Application, settings: Settings, rooms: Rooms, observer: Observer
+    ) -> None:
+        super().__init__(number, application, settings, rooms)
         self._observer = observer
+
+    @property
+    def dues(self) -> list[int]:
+        """When its loop has to look at it."""
+        return [due for due in (self.next_due, self.room_at) if due is not None]
 
     def loaded(self, committed: Mapping[str, int], beginning: Mapping[str, int]) -> dict[str, int]:
         positions = super().loaded(committed, beginning)

@@ -12,6 +12,7 @@ from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.ports import Clock, Sagas, Steps
 from kompensate.orchestrator.sagas.journal import watermark_writer
 from kompensate.orchestrator.sagas.partition import Partition
+from kompensate.orchestrator.sagas.rooms import Rooms
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.testing import InlineSteps, MemoryBroker, MemoryLog
 from kompensate.orchestrator.testing.log import MemoryProducer
@@ -65,12 +66,14 @@ class World:
     def worker(
         self,
         slot: str,
-        sagas: Callable[[int], Sagas] | None = None,
+        sagas: Callable[[int, Rooms], Sagas] | None = None,
         producer: MakeProducer = MemoryProducer,
     ) -> WorkerProcess:
         """A worker in this slot. `sagas` makes those of one partition, by default the real ones."""
 
         def make(connected: Callable[[MemoryLog], None]) -> Loop:
+            rooms = Rooms(self.application.limits)
+
             def connect() -> MemoryLog:
                 log = MemoryLog(
                     self.broker,
@@ -86,13 +89,16 @@ class World:
                 connected(log)
                 return log
 
-            return Loop(connect, sagas or self.sagas, self.settings, self.clock, self.steps)
+            def of_partition(number: int) -> Sagas:
+                return (sagas or self.sagas)(number, rooms)
+
+            return Loop(connect, of_partition, self.settings, self.clock, self.steps)
 
         return WorkerProcess(f"worker-{slot}", self.group, make)
 
-    def sagas(self, number: int) -> Partition:
+    def sagas(self, number: int, rooms: Rooms) -> Partition:
         """The sagas of one partition, empty."""
-        return Partition(number, self.application, self.settings)
+        return Partition(number, self.application, self.settings, rooms)
 
     def participant(self, service: str, number: int, settings: ParticipantSettings = UNHURRIED) -> ParticipantProcess:
         """One more participant of this service."""

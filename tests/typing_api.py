@@ -78,7 +78,12 @@ def make_refund(scope: Scope) -> Refund:
 
 
 declared = Saga(
-    "declared", Order, [Step("charge", payments, Charge, undo=Refund, make_undo=make_refund, returns=Charged)]
+    "declared",
+    Order,
+    [
+        Step("charge", payments, Charge, undo=Refund, make_undo=make_refund, returns=Charged),
+        Step("again", payments, Charge, undo=Refund, limit="bank", priority=lambda s: int(s.input.cents)),
+    ],
 )
 
 
@@ -90,6 +95,8 @@ async def written(context: Context, order: Order) -> str:
         charged: Charged = await context.call(payments, charge, undo=Refund(order.order_id), returns=Charged)
     except StepRefused:
         return "refused"
+    child: str = await context.child("declared", order, returns=str, limit="bank")
+    await context.call(payments, charge, step=child, limit="bank", priority=order.cents)
     context.set_attributes(amount=order.cents, stage=None)
     await context.sleep(1.5)
     together: list[Any] = await context.gather(context.sleep(1), context.receive("a"), tolerate=1)

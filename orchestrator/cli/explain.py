@@ -23,6 +23,7 @@ from kompensate.orchestrator.reading.explaining import (
 from kompensate.orchestrator.reading.lookup import Lookup
 from kompensate.orchestrator.reading.owners import Owners, owners
 from kompensate.orchestrator.reading.recordings import recordings
+from kompensate.orchestrator.reading.standing import standings
 from kompensate.orchestrator.reading.status import fold, view, view_of
 from kompensate.orchestrator.reading.surroundings import Surroundings, surroundings
 from kompensate.orchestrator.replay import Replay
@@ -96,7 +97,10 @@ def _explained(looking: Lookup, saga_id: str, owned: Owners | None, code: Applic
     shown = view_of(folded, around.partition)
     if shown.ended:  # the state topic has forgotten it, the history has not
         return Explained(saga_id, shown.type, shown.shown_status, [of_ended(shown)], around)
-    reasons = [*of_saga(folded, time.time_ns() // 1_000_000), *of_surroundings(around)]
+    partitions = (owned.together if owned is not None else {}).get(around.partition, (around.partition,))
+    limits = {} if code is None else {name: limit.concurrent for name, limit in code.limits.items()}
+    standing = standings(looking, folded.state, partitions, limits)
+    reasons = [*of_saga(folded, time.time_ns() // 1_000_000, standing), *of_surroundings(around)]
     if code is not None:
         reasons += _of_code(looking, saga_id, around.partition, code)
     return Explained(saga_id, shown.type, shown.shown_status, reasons, around)

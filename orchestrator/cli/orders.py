@@ -70,7 +70,7 @@ def retry(sagas: Sagas, reason: str, who: str, step: str | None) -> None:
     """Have a step tried again now, not when its time comes; a held saga is released; `-` takes ids from standard input.
 
     A command without an answer goes out again under its id. A local step in doubt is run again: only say so if you
-    know that it was not done.
+    know that it was not done. A step that is queued under a limit goes out at once, past it.
 
     \b
     Examples:

@@ -123,7 +123,7 @@ def steps_table(view: SagaView) -> Table:
             step.status.replace("_", " "),
             str(step.attempt),
             str(step.resends or ""),
-            moment(step.sent_at),
+            "" if step.status == "queued" and step.attempt == 1 else moment(step.sent_at),
             _took(step),
             step.error,
         )

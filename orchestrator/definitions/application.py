@@ -19,7 +19,10 @@ if TYPE_CHECKING:  # it brings msgspec and fastavro, and declaring sagas needs n
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """How many local steps run at a time in one worker process, and how many are begun a second (None: any number)."""
+    """How many are out at a time in one worker process, and how many are begun a second (None: any number).
+
+    Local steps, commands and children are counted each by themselves.
+    """
 
     concurrent: int | None = None
     per_second: float | None = None
@@ -36,8 +39,8 @@ class Application:
 
     `services` is needed only for those that an `async def` saga calls; declared steps name theirs.
     `partitions` is the count that its topics are made with: the most workers that can share the load.
-    `limits` are what local steps may be run under, by name. Of a saga several versions may stand side by side: new
-    ones follow the highest, those under way the one that they started with.
+    `limits` are what local steps, commands and children may be under, by name. Of a saga several versions may stand
+    side by side: new ones follow the highest, those under way the one that they started with.
     `payloads` is how values become bytes (default: JSON); clients and participants are given the same.
     `intake` says which records of existing topics start or signal its sagas (`kompensate intake`).
     `schedules` start sagas again and again; an empty list is for those that are created while it runs.
@@ -80,11 +83,8 @@ class Application:
         for saga in sagas:
             check_name("saga", saga.name)
             named += saga.services
-            for child in saga.children if isinstance(saga, Saga) else ():
-                if child not in self.sagas:
-                    raise DefinitionError(
-                        f"application {name!r}: expected saga {child!r} among its sagas, saga {saga.name!r} starts it"
-                    )
+            if isinstance(saga, Saga):
+                self._check_named(saga)
         self.services = tuple(sorted({check_name("service", service) for service in named}))
         self.intake = tuple(intake)
         for mapping in self.intake:
@@ -92,6 +92,21 @@ class Application:
                 raise DefinitionError(
                     f"application {name!r}: expected FromTopic {mapping.topic!r} to start one of its sagas "
                     f"({', '.join(sorted(self.sagas))}), got {mapping.start!r}"
+                )
+
+    def _check_named(self, saga: Saga) -> None:
+        """What a declared saga names must be there."""
+        for child in saga.children:
+            if child not in self.sagas:
+                raise DefinitionError(
+                    f"application {self.name!r}: expected saga {child!r} among its sagas, saga {saga.name!r} starts it"
+                )
+        for step, limit in saga.limits.items():
+            if limit not in self.limits:
+                names = ", ".join(sorted(self.limits)) or "none"
+                raise DefinitionError(
+                    f"application {self.name!r}: expected limit {limit!r} among its limits ({names}), step {step!r} of "
+                    f"saga {saga.name!r} is under it"
                 )
 
     def _take_schedules(self) -> None:

@@ -14,6 +14,7 @@ from kompensate.orchestrator.definitions.steps import (
     Step,
     SubSaga,
 )
+from kompensate.orchestrator.kernel.arguments import check_priority
 from kompensate.orchestrator.kernel.context import Service
 from kompensate.orchestrator.kernel.tables import KINDS, ON_CLOSE
 from kompensate.schemas.topics import check_name
@@ -40,6 +41,7 @@ def check_parts(name: str, input_: type, parts: Sequence[Part]) -> list[Step | S
             else:
                 _check_step(where, step, input_, pivot)
                 pivot = step.name if step.kind == "pivot" else pivot
+            _check_limit(where, step)
             steps.append(step)
     return steps
 
@@ -83,6 +85,19 @@ def _check_step(where: str, step: Step, input_: type, pivot: str | None) -> None
             _check_by_name(where, type_, input_)
         elif type_ is not None:
             _check_made(where, type_, make)
+
+
+def _check_limit(where: str, step: Step | SubSaga) -> None:
+    if step.limit and (step.detached if isinstance(step, SubSaga) else step.kind == "notification"):
+        raise DefinitionError(f"{where}: expected no limit where nobody waits for an answer, got {step.limit!r}")
+    if callable(step.priority):
+        if not step.limit:
+            raise DefinitionError(f"{where}: expected a limit with its priority, got none")
+    elif step.priority != 0:
+        try:
+            check_priority("priority", step.priority, step.limit)
+        except ValueError as error:
+            raise DefinitionError(f"{where}: {error}") from error
 
 
 def _check_made(where: str, type_: type, make: Make | None) -> None:

@@ -13,7 +13,8 @@ from kompensate.orchestrator.kernel.tables import CHILD, ON_CLOSE
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """A step as data: what a saga in flight follows. Steps of one `group` (not 0) are begun together."""
+    """A step as data: what a saga in flight follows. Steps of one `group` (not 0) are begun together; `limit` is what
+    its command is sent under."""
 
     name: str
     service: str
@@ -22,12 +23,15 @@ class PlannedStep:
     kind: str
     policy: Policy
     group: int = 0
+    limit: str = ""
 
     def data(self) -> dict[str, Any]:
         """As JSON has it: what is not there is the default, so that older plans keep their bytes."""
         found = asdict(self)
         if not self.group:
             del found["group"]
+        if not self.limit:
+            del found["limit"]
         return found
 
 
@@ -94,7 +98,8 @@ def _planned(step: Step | SubSaga, group: int) -> PlannedStep:
     if isinstance(step, SubSaga):
         on_close = step.on_close or ("abandon" if step.detached else "cancel")
         undo = ON_CLOSE[on_close][step.detached]
-        return PlannedStep(step.name, CHILD, step.saga.name, undo, "compensatable", CHILD_POLICY, group)
+        return PlannedStep(step.name, CHILD, step.saga.name, undo, "compensatable", CHILD_POLICY, group, step.limit)
     service, message = str(step.service), step.undo_message
     undo = None if message is None else f"{service}.{message.__name__}"
-    return PlannedStep(step.name, service, f"{service}.{step.command.__name__}", undo, step.kind, step.policy(), group)
+    type_ = f"{service}.{step.command.__name__}"
+    return PlannedStep(step.name, service, type_, undo, step.kind, step.policy(), group, step.limit)

@@ -41,6 +41,7 @@ class Saga:
         self.steps: Mapping[str, Step | SubSaga] = {step.name: step for step in check_parts(name, input, steps)}
         self.plan = Plan(name, planned(steps))
         self.services = tuple(dict.fromkeys(step.service for step in self.plan.steps if step.service != CHILD))
+        self.limits = {step.name: step.limit for step in self.plan.steps if step.limit}
         self.children = tuple(step.type for step in self.plan.steps if step.service == CHILD)
 
     def coroutine(self, context: Context, value: Any, plan: Plan) -> Coroutine[Any, Any, Any]:
@@ -85,6 +86,9 @@ def _begin(context: Context, planned: PlannedStep, step: Step | SubSaga, scope: 
     """The step's operation; None where the step is left out."""
     if step.when is not None and not step.when(scope):
         return None
+    # A limit that is gone from the code since the saga started is none.
+    limit = planned.limit if planned.limit in context.limits else ""
+    priority = (step.priority(scope) if callable(step.priority) else step.priority) if limit else 0
     if isinstance(step, SubSaga):
         value = scope.input if step.make is None else step.make(scope)
         return context.child(
@@ -94,6 +98,8 @@ def _begin(context: Context, planned: PlannedStep, step: Step | SubSaga, scope: 
             detached=step.detached,
             on_close=step.on_close,
             returns=step.returns,
+            limit=limit,
+            priority=priority,
         )
     undo = None if planned.undo_type is None else step.undo_message
     return context.planned(
@@ -101,6 +107,8 @@ def _begin(context: Context, planned: PlannedStep, step: Step | SubSaga, scope: 
         message(step.command, step.make, scope),
         None if undo is None else message(undo, step.make_undo, scope),
         step.returns,
+        limit,
+        priority,
     )
 
 

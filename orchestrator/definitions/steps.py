@@ -36,6 +36,7 @@ class Scope:
 
 Make = Callable[[Scope], object]
 When = Callable[[Scope], bool]
+Priority = int | Callable[[Scope], int]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Step:
     retriable (after it) or notification (sent, and nobody waits for what becomes of it). `returns` is the type of the
     participant's result. Where `when(scope)` is false the step is left out, and its result is None.
     Seconds: `resend_after` until the same command goes out again, `timeout` until the step is in doubt.
+    `limit` names one of the application's limits: the command is sent once there is room under it; those of a higher
+    `priority` (a number, or a callable that takes the Scope) go first.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Step:
     retry: RetryPolicy | None = None
     resend_after: float | None = None
     timeout: float | None = None
+    limit: str = ""
+    priority: Priority = 0
 
     @property
     def undo_message(self) -> type | None:
@@ -80,7 +85,8 @@ class SubSaga:
     makes, and its result is the step's.
 
     When this saga turns back meanwhile the child is cancelled, or goes on with `on_close="abandon"`. `detached`: nobody
-    waits for its end, and the step's result is the child's id.
+    waits for its end, and the step's result is the child's id. `limit` and `priority` as for Step: it starts once there
+    is room, which it takes until it has ended.
     """
 
     name: str
@@ -90,6 +96,8 @@ class SubSaga:
     returns: Any = None
     detached: bool = False
     on_close: str | None = None
+    limit: str = ""
+    priority: Priority = 0
 
 
 class Parallel:

@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Any, NoReturn, TypeVar
 
 from kompensate.orchestrator.kernel import combining
+from kompensate.orchestrator.kernel.arguments import check_kind, check_limit, check_local, ms_of
 from kompensate.orchestrator.kernel.contracts import Payloads, Planned, Recorded
 from kompensate.orchestrator.kernel.errors import ContinueAsNew
 from kompensate.orchestrator.kernel.events import CallMade
@@ -20,6 +21,7 @@ from kompensate.orchestrator.kernel.operation import (
     AttributesAsked,
     ChildAsked,
     Decode,
+    LimitedAsked,
     LocalAsked,
     Note,
     Operation,
@@ -39,13 +41,11 @@ from kompensate.orchestrator.kernel.policy import (
     DEFAULT_POLICIES,
     LOCAL_ONCE,
     LOCAL_POLICIES,
-    MS_MAX,
     Policy,
     RetryPolicy,
 )
-from kompensate.orchestrator.kernel.tables import CHILD, KINDS, ON_CLOSE, WORKER
+from kompensate.orchestrator.kernel.tables import CHILD, ON_CLOSE, WORKER
 
-SECONDS_MAX = MS_MAX // 1000
 EVENTS_SUGGESTED = 2_000
 """A history is read and replayed whole when a saga is woken: past so many events it should begin anew."""
 T = TypeVar("T")
@@ -73,7 +73,8 @@ class Context:
         sagas: tuple[str, ...] = (),
         limits: tuple[str, ...] = (),
     ) -> None:
-        self._services, self._sagas, self._limits = services, sagas, limits
+        self._services, self._sagas = services, sagas
+        self.limits = limits
         self.saga_id = saga_id
         self.run_id = run
         self.asked: list[Operation] = []
@@ -115,6 +116,8 @@ class Context:
         resend_after: float | None = None,
         timeout: float | None = None,
         policy: Policy | None = None,
+        limit: str = "",
+        priority: int = 0,
     ) -> Operation:
         """Send `command` to `service`; await it for the participant's result.
 
@@ -123,10 +126,12 @@ class Context:
         every other call is retriable. `returns` is the
         result's type (default: plain JSON values); `step` names the call (default: the command's type).
         Seconds: `resend_after` until the same command goes out again, `timeout` until the step is in doubt.
-        `policy` gives all of these as a plan stores them.
+        `policy` gives all of these as a plan stores them. `limit` names one of the application's limits: the command is
+        sent once there is room under it, which no time-out counts; those of a higher `priority` go first.
         The await raises StepRefused, StepFailed or StepInDoubt.
         """
-        _check_kind(kind, undo)
+        check_kind(kind, undo)
+        check_limit("call", limit, priority, self.limits, answered=kind != "notification")
         name, type_ = self._service(service), type(command).__name__
         encode = self._payloads.encode
         made = CallMade(
@@ -140,15 +145,24 @@ class Context:
             None if undo is None else encode(undo),
             policy or Policy.of(DEFAULT_POLICIES[kind], retry, resend_after, timeout),
         )
-        return self._ask_call(made, returns)
+        return self._ask_call(made, returns, limit, priority)
 
-    def planned(self, step: Planned, command: object, undo: object | None, returns: Any) -> Operation:
+    def planned(
+        self,
+        step: Planned,
+        command: object,
+        undo: object | None,
+        returns: Any,
+        limit: str = "",
+        priority: int = 0,
+    ) -> Operation:
         """`call` for a declared step, whose names and policy were checked when it was declared."""
         encode, undo_type = self._payloads.encode, step.undo_type
         payload, undo_payload = encode(command), None if undo is None else encode(undo)
         number, name, service, kind = self._number + 1, step.name, step.service, step.kind
         made = CallMade(number, name, service, step.type, kind, payload, undo_type, undo_payload, step.policy)
-        return self._ask_call(made, returns)
+        check_limit(f"step {name!r}", limit, priority, self.limits)
+        return self._ask_call(made, returns, limit, priority)
 
     def run(
         self,
@@ -163,6 +177,7 @@ class Context:
         at_most_once: bool = False,
         reconcile: Callable[..., Any] | None = None,
         limit: str = "",
+        priority: int = 0,
     ) -> Operation:
         """Have the worker run `function(*args)`, sync or async, and keep its result; await it for that.
 
@@ -171,19 +186,12 @@ class Context:
         not: `reconcile(*args)` then says what became of it (its result, or NotDone), and without one the saga is
         held for an operator. `undo(*args)` compensates it. An exception is a failed attempt, tried again as `retry`
         says; `Refuse` is a no. `timeout` seconds in all until the step is in doubt. `returns` is the result's
-        type (default: the function's annotation). `limit` names one of the application's limits.
+        type (default: the function's annotation). `limit` and `priority` as for `call`.
         The await raises StepRefused, StepFailed or StepInDoubt.
         """
-        _check_kind(kind, undo)
-        if kind not in LOCAL_POLICIES:
-            raise ValueError(f"run: expected a kind of {tuple(LOCAL_POLICIES)}, got {kind!r}")
-        for role, given in (("function", function), ("undo", undo), ("reconcile", reconcile)):
-            if given is not None and not callable(given):
-                raise TypeError(f"run: expected a function as {role}, got {type(given).__name__}")
-        if reconcile is not None and not at_most_once:
-            raise ValueError("run: expected reconcile only with at_most_once: other steps are run again")
-        if limit and limit not in self._limits:
-            raise ValueError(f"run: expected a limit of this application ({', '.join(self._limits)}), got {limit!r}")
+        check_kind(kind, undo)
+        check_local(kind, {"function": function, "undo": undo, "reconcile": reconcile}, at_most_once)
+        check_limit("run", limit, priority, self.limits)
         made = CallMade(
             number=self._number + 1,
             step=step or name_of(function),
@@ -197,10 +205,10 @@ class Context:
         )
         local = LocalAsked(
             made,
-            Work(function, args, limit),
-            None if undo is None else Work(undo, args, limit),
+            Work(function, args, limit, priority),
+            None if undo is None else Work(undo, args, limit, priority),
             at_most_once,
-            None if reconcile is None else Work(reconcile, args, limit),
+            None if reconcile is None else Work(reconcile, args, limit, priority),
         )
         return self._ask_local(local, self._payloads.decode, annotated(function) if returns is None else returns)
 
@@ -216,6 +224,8 @@ class Context:
         returns: Any = None,
         timeout: float | None = None,
         attributes: Mapping[str, object] | None = None,
+        limit: str = "",
+        priority: int = 0,
     ) -> Operation:
         """Start a saga of this application (it or its name); await it for the child's result.
 
@@ -223,7 +233,8 @@ class Context:
         this saga turns back: `cancel` (it is cancelled, and waited for; the default), `request_cancel` (the same, but
         it may complete where it is past its pivot) or `abandon`. With `detached`
         the await gives the child's id at once, nobody waits for its end, and `abandon` is the default. `attributes` are
-        the child's, as for `set_attributes`.
+        the child's, as for `set_attributes`. `limit` and `priority` as for `call`: it starts once there is room, which
+        it takes until it has ended.
         The await raises StepFailed where the child was compensated, cancelled or failed, StepRefused where its id
         is another saga's.
         """
@@ -233,6 +244,7 @@ class Context:
         on_close = on_close or ("abandon" if detached else "cancel")
         if on_close not in ON_CLOSE:
             raise ValueError(f"child on_close: expected one of {tuple(ON_CLOSE)}, got {on_close!r}")
+        check_limit("child", limit, priority, self.limits, answered=not detached)
         lives = self.run_id.split(".")[2:]  # a life that was continued begins to count its operations anew
         id_ = saga_id or ".".join([self.saga_id, *lives, str(self._number + 1)])
         payloads = self._payloads.for_saga(id_)  # what it is given, and its result, are the child's
@@ -248,14 +260,15 @@ class Context:
             policy=Policy.of(CHILD_POLICY, None, None, timeout),
         )
         kind = str if detached else returns
-        asked = ChildAsked(made, detached, payloads.attributes(attributes, b"") if attributes else b"")
+        found = payloads.attributes(attributes, b"") if attributes else b""
+        asked = ChildAsked(made, detached, found, limit, priority)
         return self._ask(asked, payloads.decode, Any if kind is None else kind)
 
     # -- waiting
 
     def sleep(self, seconds: float) -> Operation:
         """Await it to go on `seconds` later; days are fine: nothing is kept running meanwhile."""
-        return self._ask(SleepAsked(_ms("sleep", seconds)))
+        return self._ask(SleepAsked(ms_of("sleep", seconds)))
 
     def sleep_until(self, when: datetime) -> Operation:
         """Await it to go on at `when`, which has a time zone; one that is past ends at once."""
@@ -268,7 +281,7 @@ class Context:
 
         `type` is its payload's. Raises TimeoutError after `timeout` seconds.
         """
-        ms = None if timeout is None else _ms("receive", timeout)
+        ms = None if timeout is None else ms_of("receive", timeout)
         return self._ask(ReceiveAsked(name, ms), self._payloads.decode, Any if type is None else type)
 
     # -- several at once
@@ -415,8 +428,9 @@ class Context:
         first = self._number + 1
         return lambda: self._undo(first, self._number), self.sleep
 
-    def _ask_call(self, made: CallMade, returns: Any) -> Operation:
-        return self._ask(made, self._payloads.decode, Any if returns is None else returns)
+    def _ask_call(self, made: CallMade, returns: Any, limit: str, priority: int) -> Operation:
+        asked = LimitedAsked(made, limit, priority) if limit else made
+        return self._ask(asked, self._payloads.decode, Any if returns is None else returns)
 
     def _ask_local(self, asked: LocalAsked, decode: Decode | None = None, returns: Any = None) -> Operation:
         self.local[self._number + 1] = asked
@@ -433,17 +447,3 @@ class Context:
         """It has no outcome."""
         self._number += 1
         self.asked.append(Operation(self._number, asked))
-
-
-def _ms(verb: str, seconds: float) -> int:
-    if not 0 <= seconds <= SECONDS_MAX:
-        raise ValueError(f"{verb}: expected 0 to {SECONDS_MAX} seconds (100 years), got {seconds}")
-    return round(seconds * 1000)
-
-
-def _check_kind(kind: str, undo: object | None) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
-    if undo is not None and kind != "compensatable":
-        got = getattr(undo, "__name__", type(undo).__name__)
-        raise ValueError(f"a {kind} step is never undone, got undo {got}")

@@ -7,6 +7,7 @@ Nothing in here waits.
 
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel import inputs as i
+from kompensate.orchestrator.kernel.admission import admit
 from kompensate.orchestrator.kernel.answers import take_reply
 from kompensate.orchestrator.kernel.due import take_due
 from kompensate.orchestrator.kernel.errors import Nondeterminism, Rejected
@@ -34,6 +35,8 @@ def decide(execution: Execution, input_: i.Input) -> Decision:
             _start(turn, input_)
         case i.TimersDue():
             take_due(turn, input_.running)
+        case i.RoomGiven():
+            admit(turn, input_)
         case i.SignalArrived():
             _signal(turn, input_)
         case i.CancelAsked():
@@ -43,10 +46,7 @@ def decide(execution: Execution, input_: i.Input) -> Decision:
         case i.ResumeAsked():
             _resume(turn, input_)
         case i.OrderAsked():
-            _expect_under_way(turn.state, input_.verb)
-            if turn.state.status is Status.PENDING:
-                raise Rejected(f"expected a saga that has started, got a {input_.verb} for one that has not")
-            take_order(turn, input_, go_on)
+            _order(turn, input_)
     return Decision(turn.events, turn.effects)
 
 
@@ -121,6 +121,13 @@ def _resume(turn: Turn, asked: i.ResumeAsked) -> None:
     _expect_under_way(turn.state, "resume")
     if turn.state.hold is not None:
         go_on(turn, asked.reason)
+
+
+def _order(turn: Turn, order: i.OrderAsked) -> None:
+    _expect_under_way(turn.state, order.verb)
+    if turn.state.status is Status.PENDING:
+        raise Rejected(f"expected a saga that has started, got a {order.verb} for one that has not")
+    take_order(turn, order, go_on)
 
 
 def go_on(turn: Turn, reason: str) -> None:

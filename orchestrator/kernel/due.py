@@ -1,6 +1,7 @@
 """Time has passed: timers, time-outs, resends, local steps whose worker is gone, delayed starts, deadlines."""
 
 from kompensate.orchestrator.kernel import events as e
+from kompensate.orchestrator.kernel.admission import try_again
 from kompensate.orchestrator.kernel.forward import begin, cancel, settle
 from kompensate.orchestrator.kernel.program import Program
 from kompensate.orchestrator.kernel.state import Call, SagaState
@@ -98,8 +99,11 @@ def _call_due(turn: Turn, call: Call) -> None:
     match call.status:
         case CallStatus.SENT | CallStatus.UNDOING:
             turn.emit(e.CommandResent(number))
+            turn.send(call)
+        case CallStatus.WAITING if call.limit and call.timeout_at is not None and call.timeout_at <= turn.time:
+            _timed_out(turn, call)  # nothing is left of its time to be sent in
         case CallStatus.WAITING:
-            turn.emit(e.AttemptMade(number))
+            try_again(turn, call)
         case _:
             turn.emit(e.UndoSent(number))
-    turn.send(call)
+            turn.send(call)

@@ -344,6 +344,26 @@ class AttributesSet:
     attributes: bytes
 
 
+@value
+class CallQueued:
+    """The attempt just made is not sent yet: it waits for room under `limit`, those of a higher `priority` go first.
+
+    `attributes` are those that a child is to start with.
+    """
+
+    number: int
+    limit: str
+    priority: int
+    attributes: bytes
+
+
+@value
+class CallAdmitted:
+    """There was room: the attempt went out, and its times count from here."""
+
+    number: int
+
+
 Event: TypeAlias = (
     SagaStarted
     | CallMade
@@ -385,6 +405,8 @@ Event: TypeAlias = (
     | OperatorActed
     | SignalsRemembered
     | AttributesSet
+    | CallQueued
+    | CallAdmitted
 )
 
 Asked: TypeAlias = (

@@ -12,6 +12,7 @@ from kompensate.orchestrator.kernel.state import OPEN, Call, SagaState
 from kompensate.orchestrator.kernel.tables import CALL, CHILD, SAGA, WORKER, CallStatus, Hold
 
 _OUT = frozenset({CallStatus.SENT, CallStatus.UNDOING})
+_LIMITED = _OUT | {CallStatus.QUEUED}
 _OURS = frozenset({WORKER, CHILD})
 _SENT, _DONE, _WAITING = CALL[None, e.CallMade], CallStatus.DONE, CallStatus.WAITING
 
@@ -43,6 +44,8 @@ _CallEvent = (
     | e.UndoSent
     | e.UndoFailed
     | e.CallUndone
+    | e.CallQueued
+    | e.CallAdmitted
 )
 
 
@@ -61,6 +64,8 @@ def _evolve_call(state: SagaState, event: _CallEvent, time: int) -> None:
     made = call.made
     if made.service == WORKER:
         _note_local(state, call)
+    if call.limit:
+        _note_limited(state, call)
     if made.kind == "pivot":
         _note_pivot(state, call, was)
 
@@ -77,6 +82,14 @@ def _note_local(state: SagaState, call: Call) -> None:
         state.local[call.made.number] = call
     else:
         state.local.pop(call.made.number, None)
+
+
+def _note_limited(state: SagaState, call: Call) -> None:
+    """What undoes a call does not wait for room, but takes it."""
+    if call.status in _LIMITED:
+        state.limited[call.made.number] = call
+    else:
+        state.limited.pop(call.made.number, None)
 
 
 def _note_pivot(state: SagaState, call: Call, was: CallStatus | None) -> None:
@@ -135,6 +148,19 @@ def _attempt_made(state: SagaState, call: Call, _: e.AttemptMade, time: int) -> 
     _next_attempt(state, call, "forward", call.attempt + 1, time)
 
 
+def _queued(_: SagaState, call: Call, event: e.CallQueued, time: int) -> None:
+    call.limit, call.priority, call.queued_at = event.limit, event.priority, time
+    call.attributes = event.attributes
+    call.left = None if call.timeout_at is None else max(0, call.timeout_at - time)
+    call.due = call.timeout_at = None
+
+
+def _admitted(_: SagaState, call: Call, __: e.CallAdmitted, time: int) -> None:
+    call.due = _resend_at(call.made, time, 0)
+    call.timeout_at = None if call.left is None else time + call.left
+    call.left = None
+
+
 def _completed(state: SagaState, call: Call, event: e.CallSucceeded | e.CallInDoubt, __: int) -> None:
     state.completions += 1
     call.rank = state.completions
@@ -172,6 +198,8 @@ _CALL_APPLY: dict[type, Callable[..., None]] = {  # each is called with its own 
     e.UndoSent: _undo_sent,
     e.UndoFailed: _retry_at,
     e.CallUndone: _nothing,
+    e.CallQueued: _queued,
+    e.CallAdmitted: _admitted,
 }
 
 

@@ -8,6 +8,7 @@ from kompensate.orchestrator.kernel.folding import dropped
 from kompensate.orchestrator.kernel.operation import (
     AttributesAsked,
     ChildAsked,
+    LimitedAsked,
     LocalAsked,
     Operation,
     PatchAsked,
@@ -25,7 +26,8 @@ from kompensate.orchestrator.kernel.turn import Turn
 from kompensate.orchestrator.kernel.undoing import send_undo, turn_back
 
 # Looking a member up on its class takes as long as a call, until Python 3.12.
-_RUNNING, _DONE = Status.RUNNING, CallStatus.DONE
+_RUNNING, _DONE, _QUEUED = Status.RUNNING, CallStatus.DONE, CallStatus.QUEUED
+_CAN = "compensatable"
 
 _PAST_PIVOT = ("retriable", "notification")
 """Kinds of calls that are past the pivot what they are before it."""
@@ -122,7 +124,7 @@ def _cancel_pending(turn: Turn) -> None:
 def _record(turn: Turn, program: Program, operation: Operation) -> None:
     number, asked, state = operation.number, operation.asked, turn.state
     match asked:
-        case e.CallMade() | LocalAsked() | ChildAsked():
+        case e.CallMade() | LimitedAsked() | LocalAsked() | ChildAsked():
             _record_call(turn, program, asked)
         case SleepAsked(ms):
             turn.emit(e.SleepStarted(number, turn.time + ms))
@@ -138,22 +140,26 @@ def _record(turn: Turn, program: Program, operation: Operation) -> None:
         case PatchAsked(patch):
             turn.emit(e.PatchMarked(number, patch))
         case PivotAsked():
-            if state.pivot_out:
+            if state.pivot_out or state.pivot is CallStatus.QUEUED:
                 turn.quarantine("ctx.pivot: expected no pivot step to be out, got one that is")
             else:
                 turn.emit(e.PivotPassed(number))
 
 
-def _record_call(turn: Turn, program: Program, asked: e.CallMade | LocalAsked | ChildAsked) -> None:
+def _record_call(turn: Turn, program: Program, asked: e.CallMade | LimitedAsked | LocalAsked | ChildAsked) -> None:
     state = turn.state
     call = asked if isinstance(asked, e.CallMade) else asked.call
     number = call.number
     if state.pivot is _DONE and call.kind not in _PAST_PIVOT and not isinstance(asked, ChildAsked):
         call = replace(call, kind="retriable", undo_type=None, undo_payload=None, policy=_retriable(call))
     turn.emit(call)
+    if isinstance(asked, LimitedAsked | ChildAsked) and asked.limit:
+        attributes = asked.attributes if isinstance(asked, ChildAsked) else b""
+        turn.emit(e.CallQueued(number, asked.limit, asked.priority, attributes))
+        return
     result = b"null"
     if isinstance(asked, ChildAsked):
-        turn.start_child(state.calls[number], asked)
+        turn.start_child(state.calls[number], asked.attributes, detached=asked.detached)
         if not asked.detached:
             return
         result = b'"%s"' % (call.undo_payload or b"")
@@ -188,18 +194,20 @@ def _undo_part(turn: Turn, program: Program, event: e.UndoStarted) -> None:
     lost = dropped(state, event)
     if (state.pivot_out or state.pivot is CallStatus.DONE) and (
         state.to_undo(event.first, event.last)
-        or any(event.first <= n <= event.last and c.undoable for n, c in state.open.items())
+        or any(event.first <= n <= event.last and c.undoable and c.status is not _QUEUED for n, c in state.open.items())
     ):
         turn.quarantine(f"expected to go forward only, the pivot is {state.pivot}, got: undo of steps")
         return
     turn.emit(event)
     for number in lost:
         program.deliver(number, None, OperationCancelled(CANCELLED), turn.time, state.events)
-    # A pivot, or what comes after it, is not given up: it goes on until it is answered.
-    given_up = [c for c in state.open.values() if c.made.kind == "compensatable" and not c.undoing]
+    # A pivot, or what comes after it, is not given up once it was sent: it goes on until it is answered.
+    given_up = [c for c in state.open.values() if c.status is _QUEUED or (c.made.kind == _CAN and not c.undoing)]
     for call in [c for c in given_up if event.first <= c.made.number <= event.last]:
         if call.status is CallStatus.SENT:
             turn.settle(e.CallInDoubt(call.made.number, CANCELLED))
+        elif call.status is _QUEUED:
+            turn.settle(e.CallFailed(call.made.number, b'{"reason": "undone before it was sent"}'))
         else:
             turn.settle(e.CallFailed(call.made.number, b'{"reason": "undone between two attempts"}'))
     continue_undos(turn)

@@ -72,6 +72,14 @@ class TimersDue:
     running: frozenset[str] = frozenset()
 
 
+class RoomGiven(NamedTuple):
+    """There is room under the limit of the queued call of that number. `refusal`: why it could not be written."""
+
+    origin: Origin
+    number: int
+    refusal: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class CancelAsked:
     """Stop going forward and undo what was done."""
@@ -114,7 +122,15 @@ class OrderAsked:
 
 
 Input: TypeAlias = (
-    StartAsked | ReplyArrived | SignalArrived | TimersDue | CancelAsked | PauseAsked | ResumeAsked | OrderAsked
+    StartAsked
+    | ReplyArrived
+    | SignalArrived
+    | TimersDue
+    | RoomGiven
+    | CancelAsked
+    | PauseAsked
+    | ResumeAsked
+    | OrderAsked
 )
 
 WORDS: dict[type, str] = {
@@ -122,6 +138,7 @@ WORDS: dict[type, str] = {
     ReplyArrived: "a reply",
     SignalArrived: "a signal",
     TimersDue: "a due timer",
+    RoomGiven: "room under a limit",
     CancelAsked: "a cancel",
     PauseAsked: "a pause",
     ResumeAsked: "a resume",

@@ -9,11 +9,13 @@ from kompensate.orchestrator.kernel.tables import CHILD, WORKER
 
 
 class Work(NamedTuple):
-    """A function of the author's that the worker runs, with its arguments; `limit` names what it is run under."""
+    """A function of the author's that the worker runs, with its arguments; `limit` names what it is run under, where
+    those of a higher `priority` go first."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
     limit: str = ""
+    priority: int = 0
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -45,12 +47,25 @@ class LocalAsked(NamedTuple):
         return describe_call(self.call)
 
 
+class LimitedAsked(NamedTuple):
+    """A command is to be sent once there is room under `limit`; those of a higher `priority` go first."""
+
+    call: CallMade
+    limit: str
+    priority: int
+
+    def __str__(self) -> str:
+        return describe_call(self.call)
+
+
 class ChildAsked(NamedTuple):
-    """A child saga is to be started; `detached`: nobody waits for its end."""
+    """A child saga is to be started; `detached`: nobody waits for its end. Under a limit as LimitedAsked."""
 
     call: CallMade
     detached: bool
     attributes: bytes = b""
+    limit: str = ""
+    priority: int = 0
 
     def __str__(self) -> str:
         return describe_call(self.call)
@@ -129,7 +144,7 @@ class PivotAsked:
 
 Note = PublishAsked | AttributesAsked | PatchAsked | PivotAsked
 """What is recorded and has no outcome."""
-Asked = CallMade | LocalAsked | ChildAsked | SleepAsked | ReceiveAsked | UndoAsked | Note
+Asked = CallMade | LimitedAsked | LocalAsked | ChildAsked | SleepAsked | ReceiveAsked | UndoAsked | Note
 """A participant's command is asked for as the event that will record it."""
 
 

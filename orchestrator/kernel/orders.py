@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel import inputs as i
+from kompensate.orchestrator.kernel.admission import go_out
 from kompensate.orchestrator.kernel.errors import Rejected
 from kompensate.orchestrator.kernel.forward import settle
 from kompensate.orchestrator.kernel.state import Call
@@ -35,6 +36,9 @@ def _retry(turn: Turn, order: i.OrderAsked, resume: Callable[[Turn, str], None])
     if state.hold is not None or number not in state.open:
         return  # held again at once, and the hold says why
     match call.status:
+        case CallStatus.QUEUED:
+            go_out(turn, call)  # past its limit: somebody wants it now
+            return
         case CallStatus.WAITING:
             turn.emit(e.AttemptMade(number))
         case CallStatus.UNDO_WAITING:

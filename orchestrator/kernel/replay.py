@@ -9,6 +9,7 @@ from kompensate.orchestrator.kernel.operation import (
     Asked,
     AttributesAsked,
     ChildAsked,
+    LimitedAsked,
     LocalAsked,
     Operation,
     PatchAsked,
@@ -33,7 +34,7 @@ def check_same(asked: Asked, number: int, event: e.Asked) -> None:
     What is compared is what kind of operation it is and its names, not payloads: the recorded ones stand.
     """
     match event, asked:
-        case e.CallMade(), e.CallMade() | LocalAsked() | ChildAsked():
+        case e.CallMade(), e.CallMade() | LimitedAsked() | LocalAsked() | ChildAsked():
             call = asked if isinstance(asked, e.CallMade) else asked.call
             same = (event.step, event.type, event.service) == (call.step, call.type, call.service)
         case (

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.tables import CANCEL_CHILD, ENDS, SIGNALS_REMEMBERED_MAX, CallStatus, Hold, Status
 
-OPEN = frozenset({CallStatus.SENT, CallStatus.WAITING, CallStatus.UNDOING, CallStatus.UNDO_WAITING})
-"""Calls that something is still expected of: a reply, or the time for the next attempt."""
+OPEN = frozenset({CallStatus.SENT, CallStatus.QUEUED, CallStatus.WAITING, CallStatus.UNDOING, CallStatus.UNDO_WAITING})
+"""Calls that something is still expected of: a reply, room under their limit, or the time for the next attempt."""
 _OUT = frozenset({CallStatus.SENT, CallStatus.WAITING})
 _BACK = frozenset({CallStatus.UNDOING, CallStatus.UNDO_WAITING})
 
@@ -21,7 +21,9 @@ class Call:
 
     `due` is when it is to be looked at again (resend or next attempt), `timeout_at` when it is given up,
     `rank` its place in the order of completion (0: not completed), `id` the command that is out,
-    `doubted` that it was once in doubt, `late` the outcome that came after that.
+    `doubted` that it was once in doubt, `late` the outcome that came after that. `limit` is what it is sent under
+    (empty: nothing), with its `priority` there and since when it was last `queued_at`; while it is queued `left` is
+    what is left of its time-out, and `attributes` what a child is to start with.
     """
 
     made: e.CallMade
@@ -35,6 +37,11 @@ class Call:
     rank: int = 0
     doubted: bool = False
     late: str = ""
+    limit: str = ""
+    priority: int = 0
+    queued_at: int = 0
+    left: int | None = None
+    attributes: bytes = b""
 
     @property
     def undoable(self) -> bool:
@@ -53,6 +60,7 @@ class SagaState:
     sent), `done` (calls whose undo is still to be sent, in the order in which they completed) and `signal_ids`; the
     other lists and dictionaries hold what is still open. No transition looks through what grows. `operations` is the
     number of the last one that the program asked for. `local` are the open calls that the worker itself runs,
+    `limited` those that are out or queued under a limit,
     `undos` the (first, last) operations of each undo that the program asked for and that is under way.
     `attributes` are those that operators find the saga by, written as whoever gave them wrote them; `delayed` is a
     start that is kept, `pivot_passed` that the program declared its point of no return.
@@ -81,6 +89,7 @@ class SagaState:
     open: dict[int, Call] = field(default_factory=dict)
     done: dict[int, Call] = field(default_factory=dict)
     local: dict[int, Call] = field(default_factory=dict)
+    limited: dict[int, Call] = field(default_factory=dict)
     undos: dict[int, tuple[int, int]] = field(default_factory=dict)
     published: dict[str, bytes] = field(default_factory=dict)
     attributes: bytes = b""

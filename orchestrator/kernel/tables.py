@@ -9,7 +9,7 @@ table is illegal: `evolve` raises and changes nothing.
             pending          beside it a hold: paused or quarantined
 
     call:   sent ──► done | refused | failed | in_doubt     waiting: between two attempts
-             ▲ └─► waiting ─┘
+             ▲ └─► waiting ─┘                               queued: made, and not sent before its limit has room
             done, in_doubt ──► undoing ──► undone           undo_waiting: between two attempts to undo
                                  ▲ └─► undo_waiting ─┘
 """
@@ -36,6 +36,7 @@ class CallStatus(StrEnum):
     """Where a call stands."""
 
     SENT = "sent"
+    QUEUED = "queued"
     WAITING = "waiting"
     DONE = "done"
     REFUSED = "refused"
@@ -127,6 +128,8 @@ SAGA: dict[tuple[Status | None, type], Status] = {
             e.UndoStarted,
             e.UndoEnded,
             e.AttributesSet,
+            e.CallQueued,
+            e.CallAdmitted,
         )
     },
     **{(s, kind): s for s in _UNDER_WAY for kind in (e.UndoSent, e.UndoFailed, e.CallUndone)},
@@ -139,6 +142,10 @@ SAGA: dict[tuple[Status | None, type], Status] = {
 CALL: dict[tuple[CallStatus | None, type], CallStatus] = {
     (None, e.CallMade): _C.SENT,
     (_C.SENT, e.CommandResent): _C.SENT,
+    (_C.SENT, e.CallQueued): _C.QUEUED,
+    (_C.QUEUED, e.CallAdmitted): _C.SENT,
+    (_C.QUEUED, e.CallSucceeded): _C.DONE,
+    (_C.QUEUED, e.CallFailed): _C.FAILED,
     (_C.SENT, e.AttemptFailed): _C.WAITING,
     (_C.WAITING, e.AttemptMade): _C.SENT,
     (_C.SENT, e.CallSucceeded): _C.DONE,

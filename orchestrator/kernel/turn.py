@@ -14,7 +14,7 @@ from kompensate.orchestrator.kernel.effects import AnswerParent, CancelChild, Ef
 from kompensate.orchestrator.kernel.errors import Nondeterminism
 from kompensate.orchestrator.kernel.folding import evolve
 from kompensate.orchestrator.kernel.inputs import StartAsked
-from kompensate.orchestrator.kernel.operation import ChildAsked, LocalAsked
+from kompensate.orchestrator.kernel.operation import LocalAsked
 from kompensate.orchestrator.kernel.program import Definition, Program, outcome, storable
 from kompensate.orchestrator.kernel.replay import replayed
 from kompensate.orchestrator.kernel.state import Call, SagaState
@@ -126,10 +126,10 @@ class Turn:
             program.close()
         return known[number]
 
-    def start_child(self, call: Call, asked: ChildAsked) -> None:
+    def start_child(self, call: Call, attributes: bytes, *, detached: bool) -> None:
         made = call.made
-        answers = None if asked.detached else call.id
-        self.effects.append(StartChild(call.id, child_id(call), made.type, made.payload, answers, asked.attributes))
+        answers = None if detached else call.id
+        self.effects.append(StartChild(call.id, child_id(call), made.type, made.payload, answers, attributes))
 
     def _cancel_child(self, call: Call) -> None:
         reason = f"its parent {self.state.saga_id} turned back"

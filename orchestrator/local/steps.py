@@ -11,6 +11,8 @@ import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache, partial
+from heapq import heappop, heappush
+from itertools import count
 from json import dumps
 from typing import Any
 
@@ -54,9 +56,12 @@ class Steps:
         gate = self._gates.get(job.work.limit)
         if gate is None:
             gate = self._gates[job.work.limit] = _Gate(self._limits.get(job.work.limit, Limit()))
-        async with gate:
+        await gate.enter(job.work.priority)
+        try:
             if job.wanted():
                 answer(await perform(job, self._on_thread))
+        finally:
+            gate.leave()
 
     async def _on_thread(self, call: Callable[[], Any]) -> Any:
         async with self._free:
@@ -108,22 +113,40 @@ def _said(reason: str, detail: object = None) -> bytes:
 
 
 class _Gate:
-    """Lets as many through as a Limit says; the first who came goes first."""
+    """Lets as many through as a Limit says; of those who wait the highest priority goes first, then who came first."""
 
     def __init__(self, limit: Limit) -> None:
-        self._places = asyncio.Semaphore(limit.concurrent) if limit.concurrent else None
-        self._apart = 1 / limit.per_second if limit.per_second else 0.0
+        self._limit = limit
+        self._in = 0
         self._next = 0.0
+        self._came = count()
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def __aenter__(self) -> None:
-        if self._places is not None:
-            await self._places.acquire()
-        if self._apart:
-            now = asyncio.get_running_loop().time()
-            begins = max(now, self._next)
-            self._next = begins + self._apart
-            await asyncio.sleep(begins - now)
+    async def enter(self, priority: int) -> None:
+        goes: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heappush(self._waiting, (-priority, next(self._came), goes))
+        self._let_in()
+        await goes
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._places is not None:
-            self._places.release()
+    def leave(self) -> None:
+        self._in -= 1
+        self._let_in()
+
+    def _let_in(self) -> None:
+        """Let in whom there is room for now; come back when the next may begin."""
+        loop, limit = asyncio.get_running_loop(), self._limit
+        while self._waiting and (limit.concurrent is None or self._in < limit.concurrent):
+            if limit.per_second is not None:
+                now = loop.time()
+                if now < self._next:
+                    if self._timer is None:
+                        self._timer = loop.call_at(self._next, self._again)
+                    return
+                self._next = max(now, self._next) + 1 / limit.per_second
+            self._in += 1
+            heappop(self._waiting)[2].set_result(None)
+
+    def _again(self) -> None:
+        self._timer = None
+        self._let_in()

@@ -4,13 +4,14 @@ What the saga itself waits for comes from its events, folded; whether anybody is
 Each reason is one thing to do something about. No Kafka in here, no clock: `now` is given.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from kompensate.orchestrator.kernel.policy import UNLIMITED
 from kompensate.orchestrator.kernel.state import Call
 from kompensate.orchestrator.kernel.tables import CHILD, WORKER, CallStatus, Hold, Status
 from kompensate.orchestrator.kernel.turn import child_id
+from kompensate.orchestrator.reading.standing import Standing
 from kompensate.orchestrator.reading.status import Fold, SagaView, waits
 from kompensate.orchestrator.reading.surroundings import Surroundings
 from kompensate.schemas.messages import timestamp
@@ -25,6 +26,7 @@ _TOLD = (
     "for a worker to run",
     "for the end of child saga",
     "before attempt",
+    "for room under",
     "for a reply from",
     "asleep until",
     "for a signal",
@@ -50,14 +52,17 @@ class Reason:
     error: str = ""
 
 
-def of_saga(found: Fold, now: int) -> Iterator[Reason]:
-    """What a saga that has not ended waits for."""
+def of_saga(found: Fold, now: int, standings: Mapping[int, Standing] | None = None) -> Iterator[Reason]:
+    """What a saga that has not ended waits for. `standings` are those of its queued calls, by number."""
     state = found.state
     if state.hold is not None:
         yield _held(found)
     if state.status is Status.PENDING:
         yield _pending(found)
-    for call in state.open.values():
+    for number, call in state.open.items():
+        if call.status is CallStatus.QUEUED:
+            yield _queued(found, call, (standings or {}).get(number))
+            continue
         again = call.status in (CallStatus.WAITING, CallStatus.UNDO_WAITING)
         yield _own(found, call) if call.made.service in (WORKER, CHILD) and not again else _call(found, call)
     yield from _times(found, now)
@@ -107,6 +112,16 @@ def _held(found: Fold) -> Reason:
     if steps:
         moves += f"; or say what became of {steps}: `kompensate retry | skip | complete {state.saga_id}`"
     return Reason("quarantined", f"held: {state.hold_reason}", moves, since_at=since, error=state.hold_reason)
+
+
+def _queued(found: Fold, call: Call, standing: Standing | None) -> Reason:
+    """Made, and not sent yet."""
+    made = call.made
+    what = f"start child saga {child_id(call)!r}" if made.service == CHILD else f"send {made.type}"
+    why = f"waits for room under limit {call.limit!r} to {what} (step {made.step}), since {timestamp(call.queued_at)}"
+    why += f": {standing}" if standing is not None else ""
+    moves = f"the end of one that is out; `kompensate retry {found.state.saga_id} --step {made.step}` sends it at once"
+    return Reason("limit", why, moves, step=made.step, service=made.service, since_at=call.queued_at)
 
 
 def _own(found: Fold, call: Call) -> Reason:

@@ -1,7 +1,7 @@
 """A door to Kafka for asking who owns an application's partitions: the members of its workers' consumer group."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import confluent_kafka as ck
@@ -12,12 +12,14 @@ from kompensate.orchestrator.reading.reader import TIMEOUT_SECONDS, error_of
 
 @dataclass(frozen=True, slots=True)
 class Owners:
-    """A consumer group as the broker has it. `members` is how many workers are in it, `by_partition` who owns what."""
+    """A consumer group as the broker has it. `members` is how many workers are in it, `by_partition` who owns what,
+    `together` which partitions each of them is owned with, itself among them."""
 
     group: str
     state: str
     members: int
     by_partition: Mapping[int, str]
+    together: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 def owners(
@@ -39,4 +41,9 @@ def owners(
         for place in member.assignment.topic_partitions
         if place.topic == topic
     }
-    return Owners(group, found.state.name.lower().replace("_", " "), len(found.members), by_partition)
+    shares = [
+        tuple(sorted(place.partition for place in member.assignment.topic_partitions if place.topic == topic))
+        for member in found.members
+    ]
+    together = {number: share for share in shares for number in share}
+    return Owners(group, found.state.name.lower().replace("_", " "), len(found.members), by_partition, together)

@@ -169,6 +169,8 @@ class Fold:
             step = StepView(made.number, made.step, made.service, made.type, made.kind, "", 1, 0, time)
             self.steps[made.number] = step
         match event:
+            case e.CallAdmitted() if call.attempt == 1:
+                step.sent_at = time
             case e.CallSucceeded():
                 step.answered_at = time
             case e.CallRefused() | e.CallFailed() | e.CallInDoubt():
@@ -322,21 +324,24 @@ def waits(found: Fold) -> Iterator[str]:
     elif state.status is Status.PENDING:
         yield "for its start: only signals have come"
     for number, call in state.open.items():
-        step, made = found.steps[number], call.made
-        if call.status in (CallStatus.WAITING, CallStatus.UNDO_WAITING):
-            yield f"before attempt {call.attempt + 1} of {_named(call)}, after: {step.error}"
-        elif made.service in _OWN:
-            since = timestamp((step.undo_sent_at if call.undoing else None) or step.sent_at)
-            yield f"for {_OWN[made.service]} {_named(call)}, begun {since}"
-        else:
-            since = timestamp((step.undo_sent_at if call.undoing else None) or step.sent_at)
-            again = f", sent again {call.resends} times" if call.resends else ""
-            yield f"for a reply from {made.service} to {_named(call)}, out since {since}{again}"
+        yield _waits_for(call, found.steps[number])
     for until in state.sleeps.values():
         yield f"asleep until {timestamp(until)}"
     for receive in state.receives.values():
         until_text = "" if receive.until is None else f" until {timestamp(receive.until)}"
         yield f"for a signal {receive.name!r}{until_text}"
+
+
+def _waits_for(call: Call, step: StepView) -> str:
+    made, since = call.made, timestamp((step.undo_sent_at if call.undoing else None) or step.sent_at)
+    if call.status in (CallStatus.WAITING, CallStatus.UNDO_WAITING):
+        return f"before attempt {call.attempt + 1} of {_named(call)}, after: {step.error}"
+    if call.status is CallStatus.QUEUED:
+        return f"for room under limit {call.limit!r} to begin {_named(call)}, since {timestamp(call.queued_at)}"
+    if made.service in _OWN:
+        return f"for {_OWN[made.service]} {_named(call)}, begun {since}"
+    again = f", sent again {call.resends} times" if call.resends else ""
+    return f"for a reply from {made.service} to {_named(call)}, out since {since}{again}"
 
 
 _OWN = {WORKER: "a worker to run", CHILD: "the end of child saga"}

@@ -16,6 +16,7 @@ from kompensate.orchestrator.sagas.journal import (
     definition_of,
     header_of,
     headers_of,
+    rates_header,
     summary_value,
     watermark_value,
 )
@@ -186,12 +187,12 @@ class Batch:
         ]
         self._add(OutRecord(self._topics.quarantine, self._number, record.key, record.value, headers))
 
-    def records(self, writer: str, transaction: int, offsets: dict[str, int]) -> list[OutRecord]:
+    def records(self, writer: str, transaction: int, offsets: dict[str, int], rates: dict[str, int]) -> list[OutRecord]:
         """Everything, the watermark first."""
         self.written = True
         key = f"{WATERMARK_PREFIX}{self._number}".encode()
         value = watermark_value(writer, transaction, self._events, offsets)
-        return [OutRecord(self._topics.state, self._number, key, value, None), *self._records]
+        return [OutRecord(self._topics.state, self._number, key, value, rates_header(rates)), *self._records]
 
     def _state(self, key: str, value: bytes | None, headers: list[tuple[str, bytes | None]] | None) -> None:
         self._add(OutRecord(self._state_topic, self._number, key.encode(), value, headers))

@@ -1,14 +1,14 @@
 """One saga in a worker's memory: bytes while it waits, an execution with its open page while it is awake."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from kompensate.orchestrator.definitions.catalogue import Catalogue
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.decide import Execution
 from kompensate.orchestrator.kernel.folding import evolve
-from kompensate.orchestrator.kernel.inputs import Origin
+from kompensate.orchestrator.kernel.inputs import Origin, StartAsked
 from kompensate.orchestrator.kernel.state import SagaState
-from kompensate.orchestrator.sagas.journal import Page, Recorded, block_of, read_pages
+from kompensate.orchestrator.sagas.journal import Page, ReadPage, Recorded, block_of, read_pages
 
 
 class Awake:
@@ -54,6 +54,33 @@ class Awake:
         self.page.append(block, events)
 
 
+def fold(app: str, saga_id: str, pages: Sequence[ReadPage]) -> SagaState:
+    """The state that a run's pages lead to. Raises IllegalTransition."""
+    state = SagaState(app, saga_id, pages[0].run)
+    for page in pages:
+        for recorded in page.events:
+            evolve(state, recorded.event, recorded.origin.time)
+    return state
+
+
+def start_again(old: SagaState, origin: Origin, payload: bytes) -> StartAsked:
+    """The start of the run that follows `old`, which was continued with this input."""
+    started = old.started
+    assert started is not None  # only started sagas go on
+    return StartAsked(
+        origin,
+        started.definition,
+        payload,
+        started.traceparent,
+        started.tracestate,
+        deadline=old.deadline,
+        parent=old.parent,
+        parent_command=old.parent_command,
+        signal_ids=old.received_ids(),
+        attributes=old.attributes,
+    )
+
+
 class Entry:
     """A saga. `pages` are its values in the state topic, `due` when it is to be looked at (ms, 0: never).
 
@@ -83,10 +110,8 @@ class Entry:
         """The execution, folded from the pages. Raises Damaged or BadRecord."""
         if self.awake is None:
             pages = read_pages(self.pages)
-            state = SagaState(app, saga_id, pages[0].run)
+            state = fold(app, saga_id, pages)
             read = [recorded for page in pages for recorded in page.events]
-            for recorded in read:
-                evolve(state, recorded.event, recorded.origin.time)
             awake = Awake(state, Page.reopened(self.pages[-1], pages[-1]), self.pages[:-1], read)
             started = state.started or state.delayed
             if started is not None:

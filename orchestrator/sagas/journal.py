@@ -6,7 +6,7 @@ and blocks, and each page carries its predecessor's: a gap, an old page or a dam
 saga is woken. What a restore needs without decoding stands in one text header.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -15,8 +15,10 @@ from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.inputs import Origin
 from kompensate.orchestrator.kernel.policy import Policy
 from kompensate.orchestrator.kernel.state import SagaState
+from kompensate.orchestrator.ports import HeaderList
 from kompensate.schemas import codec
 from kompensate.schemas.codec import BadRecord, encode_bytes, encode_long, encode_string
+from kompensate.schemas.payloads import decode, to_json
 
 STATE_HEADER = "kompensate"
 """Text header of pages and summaries: see StateHeader."""
@@ -24,6 +26,8 @@ STATE_HEADER = "kompensate"
 ATTRIBUTES_HEADER = "kompensate-attributes"
 """Header of the newest page and of the summary of a saga that has attributes: its attributes."""
 
+RATES_HEADER = "limits"
+"""Header of watermarks, where there are limits per second: see `rates_header`."""
 STATE_HEADER_BYTES_MAX = 400
 """Run, two numbers, two short words and a definition's name of 100 are less."""
 
@@ -41,7 +45,8 @@ class Damaged(Exception):
 class StateHeader(NamedTuple):
     """What the header of a page or summary tells: enough to arm a timer and to list sagas.
 
-    `due` is when the saga is to be looked at, ms since the epoch (0: never); `hold` is '-' for none.
+    `due` is when the saga is to be looked at, ms since the epoch (0: never); `hold` is '-' for none. `limited` is how
+    many of its calls are out or queued under limits, left out where there are none: who takes over counts them.
     """
 
     run: str
@@ -50,25 +55,29 @@ class StateHeader(NamedTuple):
     status: str
     hold: str
     definition: str
+    limited: int = 0
 
     def encode(self) -> bytes:
-        return f"{self.run} {self.events} {self.due} {self.status} {self.hold} {self.definition}".encode()
+        text = f"{self.run} {self.events} {self.due} {self.status} {self.hold} {self.definition}"
+        return f"{text} {self.limited}".encode() if self.limited else text.encode()
 
     @classmethod
     def decode(cls, text: bytes) -> "StateHeader":
         """Raises BadRecord."""
         parts = text.decode(errors="replace").split(" ")
-        plain = len(text) <= STATE_HEADER_BYTES_MAX and text.isascii()
-        if not plain or len(parts) != 6 or not (parts[1].isdigit() and parts[2].isdigit()):
+        plain = len(text) <= STATE_HEADER_BYTES_MAX and text.isascii() and len(parts) in (6, 7)
+        if not plain or not all(part.isdigit() for part in (parts[1], parts[2], *parts[6:])):
             raise BadRecord(
                 f"header {STATE_HEADER}: expected 'run events due status hold definition', got {text[:80]!r}"
             )
-        return cls(parts[0], int(parts[1]), int(parts[2]), *parts[3:])
+        run, events, due, status, hold, definition, *limited = parts
+        return cls(run, int(events), int(due), status, hold, definition, int(limited[0]) if limited else 0)
 
 
 def header_of(state: SagaState, due: int) -> bytes:
     """The state header for a saga as it stands; `due` is `state.next_due()`, or 0."""
-    return f"{state.run} {state.events} {due} {state.status} {state.hold or '-'} {definition_of(state)}".encode()
+    text = f"{state.run} {state.events} {due} {state.status} {state.hold or '-'} {definition_of(state)}"
+    return f"{text} {len(state.limited)}".encode() if state.limited else text.encode()
 
 
 def headers_of(state: SagaState, header: bytes) -> list[tuple[str, bytes | None]]:
@@ -257,6 +266,20 @@ class Watermark(NamedTuple):
 def read_watermark(value: bytes) -> Watermark:
     """Raises BadRecord."""
     return Watermark(**codec.decode(value, codec.WATERMARK))
+
+
+def rates_header(rates: Mapping[str, int]) -> HeaderList | None:
+    """The watermark's header with when the next call may go out under each limit per second; None where none is."""
+    return [(RATES_HEADER, to_json(dict(rates)))] if rates else None
+
+
+def read_rates(headers: HeaderList | None) -> dict[str, int]:
+    """What `rates_header` wrote. Raises BadRecord."""
+    text = next((value for name, value in headers or () if name == RATES_HEADER), None)
+    try:
+        return {} if text is None else decode(text, dict[str, int])
+    except ValueError as error:
+        raise BadRecord(f"header {RATES_HEADER}: expected times by limit as JSON, got {text!r}: {error}") from error
 
 
 def watermark_writer(value: bytes) -> str:

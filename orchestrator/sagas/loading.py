@@ -4,14 +4,24 @@ The reading itself only fills a dictionary, so a restore costs little more than 
 are not decoded until their saga is woken.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from logging import getLogger
 
 from kompensate.orchestrator.definitions.plan import Plan
 from kompensate.orchestrator.errors import Corrupted
+from kompensate.orchestrator.kernel.errors import IllegalTransition
+from kompensate.orchestrator.kernel.state import SagaState
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.sagas.entry import Entry
-from kompensate.orchestrator.sagas.journal import STATE_HEADER, StateHeader, Watermark, read_watermark
+from kompensate.orchestrator.sagas.entry import Entry, fold
+from kompensate.orchestrator.sagas.journal import (
+    STATE_HEADER,
+    Damaged,
+    StateHeader,
+    Watermark,
+    read_pages,
+    read_rates,
+    read_watermark,
+)
 from kompensate.schemas import codec
 from kompensate.schemas.codec import BadRecord
 from kompensate.schemas.topics import PLAN_PREFIX, WATERMARK_PREFIX, saga_of_key
@@ -29,7 +39,9 @@ class Loading:
         self._watermark_key = f"{WATERMARK_PREFIX}{number}".encode()
         self._last: dict[bytes, Record] = {}
         self.records = 0
+        self._limited: list[str] = []
         self.watermark: Watermark | None = None
+        self.rates: dict[str, int] = {}
 
     def take(self, records: Sequence[Record]) -> None:
         last = self._last
@@ -56,6 +68,7 @@ class Loading:
         if record is not None:
             try:
                 self.watermark = read_watermark(record.value or b"")
+                self.rates = read_rates(record.headers)
             except BadRecord as error:
                 raise Corrupted(
                     f"watermark at {record.topic}/{record.partition}@{record.offset}: {error}", self._number
@@ -140,15 +153,27 @@ class Loading:
             else:
                 pages.setdefault(saga_id, {})[number] = record
         self._last = {}
-        entries = {saga_id: self._entry(found) for saga_id, found in pages.items() if saga_id not in ended}
+        entries = {saga_id: self._entry(saga_id, found) for saga_id, found in pages.items() if saga_id not in ended}
         return entries, dict(sorted(ended.items(), key=lambda item: item[1]))
 
-    def _entry(self, pages: dict[int, Record]) -> Entry:
+    def limited(self, app: str, sagas: Mapping[str, Entry]) -> Iterator[tuple[str, SagaState]]:
+        """Those of `sagas` with calls under limits. Only their events tell which are out and which wait: they are read,
+        unlike the others'."""
+        for saga_id in self._limited:
+            try:
+                yield saga_id, fold(app, saga_id, read_pages(sagas[saga_id].pages))
+            except (Damaged, BadRecord, IllegalTransition) as error:
+                log.error("saga %s: its calls under limits are not counted: %s", saga_id, error)
+
+    def _entry(self, saga_id: str, pages: dict[int, Record]) -> Entry:
         numbers = sorted(pages)
         entry = Entry([pages[number].value or b"" for number in numbers])
         newest = pages[numbers[-1]]
         try:
-            entry.due = self._header(newest).due
+            header = self._header(newest)
+            entry.due = header.due
+            if header.limited:
+                self._limited.append(saga_id)
         except BadRecord as error:
             entry.damaged = f"{newest.topic}/{newest.partition}@{newest.offset}: {error}"
         return entry

@@ -5,8 +5,19 @@ an aborted batch begins nothing and forgets nothing. Everything but `answer` is 
 """
 
 from collections import deque
+from collections.abc import Callable
 
+from kompensate.orchestrator.kernel.effects import RunWork
 from kompensate.orchestrator.ports import Job, Ran
+from kompensate.orchestrator.sagas.entry import Awake
+
+
+def job_of(saga_id: str, awake: Awake, effect: RunWork, wanted: Callable[[], bool]) -> Job:
+    """What the worker is to run."""
+    definition = awake.execution.definition
+    assert definition is not None  # its program asked for it
+    encode = definition.payloads.for_saga(saga_id).encode
+    return Job(saga_id, effect.id, effect.work, effect.reconciling, encode, wanted, effect.once)
 
 
 class LocalSteps:

@@ -24,11 +24,14 @@ from kompensate.orchestrator.kernel.program import storable
 from kompensate.orchestrator.kernel.tables import WORKER, Status
 from kompensate.orchestrator.ports import Job, OutRecord, Ran, Record
 from kompensate.orchestrator.sagas.batch import Batch
-from kompensate.orchestrator.sagas.entry import Awake, Entry
+from kompensate.orchestrator.sagas.ended import Ended
+from kompensate.orchestrator.sagas.entry import Awake, Entry, start_again
 from kompensate.orchestrator.sagas.intake import Intake
 from kompensate.orchestrator.sagas.journal import Damaged, next_run
+from kompensate.orchestrator.sagas.limited import LimitedCalls
 from kompensate.orchestrator.sagas.loading import Loading
-from kompensate.orchestrator.sagas.local import LocalSteps
+from kompensate.orchestrator.sagas.local import LocalSteps, job_of
+from kompensate.orchestrator.sagas.rooms import Rooms
 from kompensate.orchestrator.sagas.timers import Timers
 from kompensate.orchestrator.settings import Settings
 from kompensate.schemas.codec import BadRecord
@@ -39,9 +42,9 @@ log = getLogger("kompensate.partition")
 
 
 class Partition:
-    """The sagas of partition `number` of `application`."""
+    """The sagas of partition `number` of `application`. `rooms` are shared by the partitions that a worker has."""
 
-    def __init__(self, number: int, application: Application, settings: Settings) -> None:
+    def __init__(self, number: int, application: Application, settings: Settings, rooms: Rooms | None = None) -> None:
         self.number = number
         self._app = application.name
         self._settings = settings
@@ -52,16 +55,16 @@ class Partition:
         self._inputs = (self._topics.requests, *(self._topics.replies(s) for s in application.services))
         self._loading: Loading | None = Loading(number)
         self._sagas: dict[str, Entry] = {}
-        self._ended: dict[str, int] = {}
+        self._ended = Ended(self._window)
         self._awake: OrderedDict[str, Entry] = OrderedDict()
         self._timers = Timers()
-        self._expiries = Timers()  # of ended sagas' ids, by when they ended
         self._stored_plans: set[str] = set()
         self._offsets: dict[str, int] = {}
         self._transaction = 0
         self._partitions = application.partitions
         self._batch = self._new_batch()
         self._local = LocalSteps()
+        self._limited = LimitedCalls(number, Rooms(application.limits) if rooms is None else rooms)
 
     # -- restore
 
@@ -83,11 +86,11 @@ class Partition:
         for hash_, plan in loading.plans().items():
             self._catalogue.plans.setdefault(hash_, plan)
             self._stored_plans.add(hash_)
-        self._sagas, self._ended = loading.sagas()
+        self._sagas, ended = loading.sagas()
+        self._ended = Ended(self._window, ended)
         for saga_id, entry in self._sagas.items():
             self._arm(saga_id, entry)
-        for saga_id, ended_at in self._ended.items():
-            self._expiries.arm(ended_at, saga_id)
+        self._limited.load(loading.rates, loading.limited(self._app, self._sagas))
         self._batch = self._new_batch()
         return dict(self._offsets)
 
@@ -113,10 +116,13 @@ class Partition:
         """When to `fire` again at the latest, ms since the epoch (it may turn out that nothing is due); None: never."""
         if self._local.ended:
             return 0
-        due, ended_at = self._timers.next_due(), self._expiries.next_due()
-        if ended_at is not None and (due is None or ended_at + self._window < due):
-            due = ended_at + self._window
-        return due
+        dues = (self._timers.next_due(), self._ended.due)
+        return min((due for due in dues if due is not None), default=None)
+
+    @property
+    def room_at(self) -> int | None:
+        """When there may be room for a queued call, ms since the epoch (0: now); None: not before something changes."""
+        return self._limited.due
 
     def handle(self, record: Record) -> None:
         """Handle one record of an input topic. Never raises for bad input: that is quarantined."""
@@ -167,15 +173,16 @@ class Partition:
         self._transaction += 1
         for saga_id, entry in self._batch.changed.items():
             self._write(saga_id, entry)
-        return self._batch.records(writer, self._transaction, self._offsets), dict(self._offsets)
+        return self._batch.records(writer, self._transaction, self._offsets, self._limited.rates()), dict(self._offsets)
 
     def committed(self) -> None:
         """The transaction that carried the output stands."""
         for saga_id in self._batch.ended:
             self._sagas.pop(saga_id).sleep()
             self._awake.pop(saga_id, None)
-            self._remember(saga_id, self._batch.ended[saga_id])
+            self._ended.remember(saga_id, self._batch.ended[saga_id])
         self._stored_plans |= self._batch.plans
+        self._limited.stands()
         self._local.hand_out(self._batch.jobs, self._batch.handled)
         self._batch = self._new_batch()
         while len(self._awake) > self._settings.live_sagas_max:
@@ -195,14 +202,15 @@ class Partition:
             entry.armed = 0
             self._arm(saga_id, entry)
         for saga_id, ended_at in batch.forgotten.items():
-            self._remember(saga_id, ended_at)
+            self._ended.remember(saga_id, ended_at)
+        self._limited.take_back()
         self._local.give_back(batch.handled)
         self._offsets = dict(batch.offsets_before)
         if batch.written:
             self._transaction -= 1
         self._batch = self._new_batch()
 
-    # -- local steps
+    # -- local steps, and calls under limits
 
     def take_jobs(self) -> list[Job]:
         """The local steps that the committed batches want run, each once."""
@@ -220,6 +228,27 @@ class Partition:
     def close(self) -> None:
         """Nobody waits any more for what still runs, and what has not begun is not begun."""
         self._local.closed = True
+        self._limited.leave()
+
+    def admit(self, now: int, limit: int) -> list[tuple[str, int]]:
+        """Send up to `limit` queued calls that there is room for: the saga and number of each."""
+        admitted: list[tuple[str, int]] = []
+        while len(admitted) < limit and (found := self._limited.take(now)) is not None:
+            self.give_room(*found, now)
+            admitted.append(found)
+        return admitted
+
+    def give_room(self, saga_id: str, number: int, now: int) -> None:
+        """There is room for this call."""
+        entry = self._sagas.get(saga_id)
+        if entry is not None:
+            refusal = self._limited.refused.pop((saga_id, number), "")
+            self._apply(saga_id, entry, i.RoomGiven(i.Origin("", self.number, -1, now), number, refusal), None)
+        self._limited.unused(saga_id, number)  # its pages are damaged, say
+
+    def refuse(self, admitted: tuple[str, int], reason: str) -> None:
+        """Where there is room for this call again, hold its saga: its command cannot be written."""
+        self._limited.refused[admitted] = reason
 
     def _take_ended(self, now: int, limit: int) -> int:
         taken = 0
@@ -321,7 +350,8 @@ class Partition:
         """
         state, settings, batch = awake.execution.state, self._settings, self._batch
         sent = [batch.record(effect, state, origin.time) for effect in decision.effects]
-        batch.jobs += [self._job(saga_id, awake, effect) for effect in decision.effects if isinstance(effect, RunWork)]
+        works = [effect for effect in decision.effects if isinstance(effect, RunWork)]
+        batch.jobs += [(work.number, job_of(saga_id, awake, work, lambda: not self._local.closed)) for work in works]
         records = [record for record in sent if record is not None]
         if not decision.events:
             batch.send(records)
@@ -337,6 +367,7 @@ class Partition:
             if isinstance(event, e.SagaStarted):
                 self._store_plan(event)
         batch.send(records)
+        self._limited.follow(saga_id, state, decision.events)
         entry.due = state.next_timer() or 0
         self._arm(saga_id, entry)
         if state.hold is not None and any(isinstance(event, e.SagaQuarantined) for event in decision.events):
@@ -367,12 +398,6 @@ class Partition:
         evolve(awake.execution.state, event, input_.origin.time)
         self._note(saga_id, entry, awake, input_.origin, Decision([event]))
 
-    def _job(self, saga_id: str, awake: Awake, effect: RunWork) -> tuple[int, Job]:
-        definition = awake.execution.definition
-        assert definition is not None  # its program asked for it
-        encode, wanted = definition.payloads.for_saga(saga_id).encode, lambda: not self._local.closed
-        return effect.number, Job(saga_id, effect.id, effect.work, effect.reconciling, encode, wanted, effect.once)
-
     def _continue(self, saga_id: str, entry: Entry, awake: Awake, origin: i.Origin, continued: e.Event) -> None:
         """The run is over: the next one begins in the same transaction, with the signals that nobody has received."""
         old = awake.execution.state
@@ -382,22 +407,10 @@ class Partition:
         entry.sleep()
         fresh = entry.wake_new(self._app, saga_id, next_run(old.run))
         fresh.execution.definition = self._catalogue.find(old.started.definition)
-        started = i.StartAsked(
-            origin,
-            old.started.definition,
-            continued.payload,
-            old.started.traceparent,
-            old.started.tracestate,
-            deadline=old.deadline,
-            parent=old.parent,
-            parent_command=old.parent_command,
-            signal_ids=old.received_ids(),
-            attributes=old.attributes,
-        )
         for signal in old.signals:
             kept = decide(fresh.execution, i.SignalArrived(origin, signal.name, signal.signal_id, signal.payload))
             self._note(saga_id, entry, fresh, origin, kept)
-        self._apply(saga_id, entry, started, None)
+        self._apply(saga_id, entry, start_again(old, origin, continued.payload), None)
 
     def _refuse_child(self, saga_id: str, input_: i.Input, reason: str) -> None:
         if isinstance(input_, i.StartAsked) and input_.parent_command is not None:
@@ -431,14 +444,7 @@ class Partition:
     def _forget(self, now: int, limit: int) -> int:
         """Tombstone the summaries of sagas that ended longer ago than the dedup window."""
         forgotten = 0
-        while forgotten < limit and (found := self._expiries.pop(now - self._window)) is not None:
-            ended_at, saga_id = found
-            if self._ended.get(saga_id) == ended_at:
-                del self._ended[saga_id]
-                self._batch.forget(saga_id, ended_at)
-                forgotten += 1
+        while forgotten < limit and (found := self._ended.forget(now)) is not None:
+            self._batch.forget(*found)
+            forgotten += 1
         return forgotten
-
-    def _remember(self, saga_id: str, ended_at: int) -> None:
-        self._ended[saga_id] = ended_at
-        self._expiries.arm(ended_at, saga_id)

@@ -21,7 +21,7 @@ _WORDS = {
     CallStatus.IN_DOUBT: "in doubt",
     CallStatus.UNDO_WAITING: "undo tried again",
 }
-_NO_OUTCOME = frozenset({CallStatus.SENT, CallStatus.UNDOING})
+_NO_OUTCOME = frozenset({CallStatus.SENT, CallStatus.QUEUED, CallStatus.UNDOING})
 _FORWARD = ("done", "refused", "failed", "tried again")
 POSSIBLE: dict[str, tuple[str, ...]] = {
     "compensatable": (*_FORWARD, "in doubt", CANCELLED),

@@ -62,7 +62,9 @@ class DoubleRun:
             partition.handle(record)
         if batch.ran is not None:
             partition.answer(batch.ran)
-        if batch.fired_at is not None:
+        for saga_id, number in batch.admitted:
+            partition.give_room(saga_id, number, batch.fired_at or 0)
+        if batch.fired_at is not None and not batch.admitted:  # an admission is timed, but no timer
             partition.fire(batch.fired_at, AT_ONCE if batch.lost else 1)
         written, self._offsets = partition.output(WRITER)
         partition.committed()

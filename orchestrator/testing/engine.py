@@ -6,7 +6,7 @@ a commit.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import NamedTuple
 
@@ -32,7 +32,8 @@ RECORD_BYTES_MAX = 16 * 1024 * 1024
 class Batch(NamedTuple):
     """One transaction that stands: what was handled in it (records, a local step's end, a timer), what came of it.
 
-    `lost`: it was the first of a worker that took over from one that died while local steps ran.
+    `lost`: it was the first of a worker that took over from one that died while local steps ran. `admitted` are the
+    calls that were given room: saga and number.
     """
 
     records: list[Record]
@@ -41,6 +42,7 @@ class Batch(NamedTuple):
     written: list[OutRecord]
     jobs: list[Job]
     lost: bool = False
+    admitted: Sequence[tuple[str, int]] = ()
 
 
 class Engine:
@@ -64,8 +66,18 @@ class Engine:
 
     @property
     def behind(self) -> bool:
-        """Is there anything to do at once: local steps to run, or inputs that sagas have written for each other?"""
-        return bool(self._jobs or self._unread())
+        """Is there anything to do at once: calls that there is room for, local steps to run, or inputs that sagas have
+        written for each other?"""
+        return bool(self._room() or self._jobs or self._unread())
+
+    @property
+    def room_at(self) -> int | None:
+        """When there may be room for a queued call, ms since the epoch; None: not before something changes."""
+        return self._partition.room_at
+
+    def _room(self) -> bool:
+        at = self.room_at
+        return at is not None and at <= self._clock.now()
 
     def give(self, topic: str, saga_id: str, value: bytes | None, headers: HeaderList) -> list[OutRecord]:
         """One record arrives: what the worker wrote for it."""
@@ -73,7 +85,10 @@ class Engine:
         return self.take()
 
     def take(self) -> list[OutRecord]:
-        """A local step that waits, else whatever stands in the input topics: what the worker wrote for it."""
+        """Calls that there is room for, else a local step that waits, else whatever stands in the input topics: what
+        the worker wrote for it."""
+        if self._room():
+            return self._admit()
         if self._jobs:
             return self._lose() if self._may_die() else self._run(self._jobs.popleft())
         records = self._unread()
@@ -103,6 +118,14 @@ class Engine:
             partition.fire(now, 1)
 
         return self._transaction(end, [], now, ends)
+
+    def _admit(self) -> list[OutRecord]:
+        now, admitted = self._clock.now(), list[tuple[str, int]]()
+
+        def admit(partition: Partition) -> None:
+            admitted[:] = partition.admit(now, AT_ONCE)
+
+        return self._transaction(admit, [], now, [], admitted=admitted)
 
     def _may_die(self) -> bool:
         """Is the worker to die while the local steps run? Each time once, and not where their sagas would be held."""
@@ -144,6 +167,7 @@ class Engine:
         ends: list[Ran],
         *,
         lost: bool = False,
+        admitted: Sequence[tuple[str, int]] = (),
     ) -> list[OutRecord]:
         take(self._partition)
         if not self._partition.dirty:
@@ -160,7 +184,7 @@ class Engine:
             self._restore()
         if self._mode.replays:
             self._partition.drop_programs()
-        self.batches.append(Batch(records, ends[-1] if ends else None, fired_at, written, jobs, lost))
+        self.batches.append(Batch(records, ends[-1] if ends else None, fired_at, written, jobs, lost, admitted))
         return written
 
     def _write(self, *, commit: bool) -> list[OutRecord]:

@@ -259,7 +259,7 @@ class SagaTest:
         if due is not None and due <= now:
             self._committed(self._engine.fire())
             return True
-        times = [time for time in (due, self._post.next_due) if time is not None]
+        times = [time for time in (due, self._post.next_due, self._engine.room_at) if time is not None]
         if not times or (until is not None and min(times) > until):
             return False
         self._clock.advance((min(times) - now) / 1000)

@@ -163,6 +163,12 @@ class SagaHandle:
         return [call.made.step for call in state.open.values() if call.status in _OUT]
 
     @property
+    def queued(self) -> list[str]:
+        """The steps that wait for room under a limit."""
+        state = self._story.fold.state
+        return [call.made.step for call in state.open.values() if call.status is CallStatus.QUEUED]
+
+    @property
     def events(self) -> list[str]:
         """The kinds of its events, in order."""
         return [line.kind for line in self._story.fold.lines]

@@ -2,8 +2,8 @@
 
 import json
 import threading
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from kompensate.orchestrator.errors import Fatal
@@ -25,9 +25,19 @@ class Health:
     commits: int
     last_commit_seconds: float | None
     """Since the last commit; None before the first."""
+    limits: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By limit how many commands are `out` under it, and how many are `queued`; children in a line of their own."""
 
     @classmethod
-    def of(cls, loop: Loop | None, now: float, *, alive: bool, stopping: bool) -> "Health":
+    def of(
+        cls,
+        loop: Loop | None,
+        now: float,
+        *,
+        alive: bool,
+        stopping: bool,
+        limits: Mapping[str, tuple[int, int]] | None = None,
+    ) -> "Health":
         status = loop.status if loop is not None else Status()
         turning = loop is None or now - loop.stepped_at < STALL_SECONDS
         return cls(
@@ -38,6 +48,7 @@ class Health:
             stopped={str(number): reason for number, reason in status.stopped},
             commits=loop.commits if loop is not None else 0,
             last_commit_seconds=round(now - loop.committed_at, 3) if loop is not None and loop.commits else None,
+            limits={name: {"out": out, "queued": queued} for name, (out, queued) in (limits or {}).items()},
         )
 
 

@@ -19,12 +19,13 @@ No transaction is open while anything else is done: they begin and end inside `L
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
+from typing import Any
 
 from kompensate.orchestrator.errors import Aborted, Corrupted, Fatal, Fenced, Rejected
-from kompensate.orchestrator.ports import Clock, Log, OutRecord, Polled, Record, Sagas, Steps, Takeover
+from kompensate.orchestrator.ports import Clock, Log, OutRecord, Polled, Record, Sagas, Steps
 from kompensate.orchestrator.settings import Settings
+from kompensate.orchestrator.worker.place import Phase, Place
 from kompensate.schemas.faults import fault
 
 logger = logging.getLogger(__name__)
@@ -39,32 +40,6 @@ STEP_WAIT_SECONDS = 0.001
 """How long inputs are waited for while local steps run: nothing wakes the loop when one ends."""
 RESTORE_WAIT_SECONDS = 0.002
 """How long inputs are waited for while a restore has nothing to read yet."""
-
-
-class Phase(Enum):
-    WAITING = "to be taken over"
-    RESTORING = "restoring"
-    RUNNING = "running"
-    STOPPED = "stopped"
-
-
-@dataclass(slots=True)
-class _Place:
-    """A partition that is ours."""
-
-    number: int
-    phase: Phase = Phase.WAITING
-    sagas: Sagas | None = None
-    takeover: Takeover | None = None
-    positions: dict[str, int] = field(default_factory=dict)
-    """Committed: where its inputs are read from after an abort."""
-    committed_at: float = 0.0
-    rewound: bool = False
-    """Its inputs were rewound since the last poll: what that brought of it comes again."""
-    failures: int = 0
-    contradictions: int = 0
-    again_at: float = 0.0
-    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +69,11 @@ class Loop:
         self._settings = settings
         self._clock = clock
         self._log: Log | None = None
-        self._places: dict[int, _Place] = {}
+        self._places: dict[int, Place] = {}
         self._limit = settings.batch_records_max
         self._handled: list[Record] = []
         self._fired = 0
+        self._admitted: list[tuple[Sagas, Any]] = []
         self._refused: dict[tuple[str, int, int], str] = {}
         self._aborts = 0
         self._fences: deque[float] = deque()
@@ -157,11 +133,11 @@ class Loop:
         """How long poll may wait."""
         if self._reading_on:
             return 0
-        patience = self._settings.idle_poll_seconds
+        patience, settled = self._settings.idle_poll_seconds, self._settled
         now = self._clock.now()
         for place in self._places.values():
             if place.phase is Phase.RUNNING and place.sagas is not None:
-                due = place.sagas.next_due
+                due = place.due(settled)
                 if due is not None:
                     patience = min(patience, max(0, due - now) / 1000)
                 if place.sagas.busy:
@@ -179,16 +155,16 @@ class Loop:
             self._forget([self._places[number] for number in gone if number in self._places])
         for number in sorted(polled.assigned):
             logger.info("partition %d: assigned", number)
-            self._places[number] = _Place(number)
+            self._places[number] = Place(number)
         if gone or polled.assigned:
             self._show()
 
-    def _forget(self, places: Sequence[_Place]) -> None:
+    def _forget(self, places: Sequence[Place]) -> None:
         for place in places:
             self._drop(place)
             del self._places[place.number]
 
-    def _drop(self, place: _Place) -> None:
+    def _drop(self, place: Place) -> None:
         """Let go of its memory."""
         if place.sagas is not None:
             place.sagas.close()
@@ -227,21 +203,27 @@ class Loop:
     def _fire(self) -> None:
         # While a refused batch is narrowed down, one input at a time is all there is in it.
         left = 0 if self._limit == 1 and self._handled else min(self._settings.timers_batch_max, self._limit)
-        now = self._clock.now()
+        now, settled = self._clock.now(), self._settled
         for place in self._running():
-            sagas = place.sagas
+            sagas, due = place.sagas, place.due(settled)
             assert sagas is not None  # it runs
-            due = sagas.next_due
             if left > 0 and due is not None and due <= now:
                 try:
                     fired = sagas.fire(now, left)
+                    admitted = sagas.admit(now, left - fired) if settled else ()
                 except Exception as error:  # as in _handle
                     self._break(place, error, None)
                     continue
-                left -= fired
-                self._fired += fired
+                self._admitted += [(sagas, each) for each in admitted]
+                left -= fired + len(admitted)
+                self._fired += fired + len(admitted)
 
-    def _running(self) -> list[_Place]:
+    @property
+    def _settled(self) -> bool:
+        """Is every partition read that it has? Before, it does not know what is out under limits."""
+        return all(place.phase in (Phase.RUNNING, Phase.STOPPED) for place in self._places.values())
+
+    def _running(self) -> list[Place]:
         return [place for place in self._places.values() if place.phase is Phase.RUNNING]
 
     # Commits.
@@ -279,10 +261,11 @@ class Loop:
                     place.positions, place.committed_at, place.failures = positions, now, 0
                 self._grow(self._clock.monotonic() - now)
         self._handled.clear()
+        self._admitted.clear()
         self._fired = 0
 
     def _write(
-        self, log: Log, touched: Sequence[_Place], records: list[OutRecord], offsets: dict[tuple[str, int], int]
+        self, log: Log, touched: Sequence[Place], records: list[OutRecord], offsets: dict[tuple[str, int], int]
     ) -> None:
         fault("worker.before_commit")
         log.commit(records, offsets)
@@ -302,7 +285,7 @@ class Loop:
         elif self._limit < self._settings.batch_records_max:
             self._limit = min(self._settings.batch_records_max, 2 * self._limit)
 
-    def _take_back(self, log: Log, touched: Sequence[_Place], error: Aborted) -> None:
+    def _take_back(self, log: Log, touched: Sequence[Place], error: Aborted) -> None:
         for place in touched:
             assert place.sagas is not None  # it ran
             place.sagas.discard()
@@ -313,11 +296,11 @@ class Loop:
         else:
             self._back_off("a batch", error)
 
-    def _narrow(self, touched: Sequence[_Place], error: Rejected) -> None:
+    def _narrow(self, touched: Sequence[Place], error: Rejected) -> None:
         """The log refuses something in the batch for good: find the input that leads to it."""
         count = len(self._handled) + self._fired
         if count > 1:
-            self._limit = max(1, count // 2)
+            self._limit = max(1, min(self._limit, count) // 2)
             logger.warning("a batch of %d inputs is refused, trying %d at once: %s", count, self._limit, error)
         elif self._handled:
             record = self._handled[0]
@@ -326,6 +309,10 @@ class Loop:
                 "%s/%d@%d is to be quarantined: what it leads to cannot be written: %s",
                 *(record.topic, record.partition, record.offset, error),
             )
+        elif self._admitted:
+            sagas, admitted = self._admitted[0]
+            sagas.refuse(admitted, str(error))
+            logger.error("%s: its saga is to be held: what was queued cannot be written: %s", admitted, error)
         else:
             # A timer, or nothing but the offsets: there is no input to put aside.
             for place in touched:
@@ -356,7 +343,7 @@ class Loop:
             except Exception as error:  # as in _handle
                 self._break(place, error, None)
 
-    def _read_on(self, log: Log, place: _Place) -> None:
+    def _read_on(self, log: Log, place: Place) -> None:
         if place.takeover is None or place.sagas is None:
             place.takeover, place.sagas, place.phase = (
                 log.take_over(place.number),
@@ -378,10 +365,10 @@ class Loop:
 
     # What went wrong.
 
-    def _named(self, number: int) -> list[_Place]:
+    def _named(self, number: int) -> list[Place]:
         return [self._places[number]] if number in self._places else []
 
-    def _repair(self, places: Iterable[_Place], error: Corrupted) -> None:
+    def _repair(self, places: Iterable[Place], error: Corrupted) -> None:
         """Read these partitions again. A contradiction is believed when it is seen twice: the first may come of a
         rebalance that we have not heard of."""
         for place in list(places):
@@ -391,7 +378,7 @@ class Loop:
             else:
                 self._retake(place, str(error))
 
-    def _break(self, place: _Place, error: Exception, record: Record | None) -> None:
+    def _break(self, place: Place, error: Exception, record: Record | None) -> None:
         where = f"{record.topic}/{record.partition}@{record.offset}" if record else f"partition {place.number}"
         logger.error("%s: unexpected %s", where, type(error).__name__, exc_info=error)
         place.failures += 1
@@ -401,17 +388,17 @@ class Loop:
         else:
             self._retake(place, text)
 
-    def _retake(self, place: _Place, text: str) -> None:
+    def _retake(self, place: Place, text: str) -> None:
         wait = BACKOFF_SECONDS if place.error is None else min(BACKOFF_SECONDS_MAX, 1.0)
         logger.warning("partition %d is read again in %.2f s: %s", place.number, wait, text)
         self._silence(place, Phase.WAITING, text)
         place.again_at = self._clock.monotonic() + wait
 
-    def _stop(self, place: _Place, text: str) -> None:
+    def _stop(self, place: Place, text: str) -> None:
         logger.critical("partition %d is stopped, the others go on: %s", place.number, text)
         self._silence(place, Phase.STOPPED, text)
 
-    def _silence(self, place: _Place, phase: Phase, text: str) -> None:
+    def _silence(self, place: Place, phase: Phase, text: str) -> None:
         self._drop(place)
         place.phase, place.error, place.rewound = phase, text, True
         if self._log is not None:
@@ -425,6 +412,7 @@ class Loop:
             self._fences.popleft()
         self.close()
         self._handled.clear()
+        self._admitted.clear()
         self._fired = 0
         if len(self._fences) > FENCES_MAX:
             raise Fatal(
@@ -435,7 +423,7 @@ class Loop:
         self._clock.sleep(BACKOFF_SECONDS)
 
     def _show(self) -> None:
-        by_phase: dict[Phase, list[_Place]] = {phase: [] for phase in Phase}
+        by_phase: dict[Phase, list[Place]] = {phase: [] for phase in Phase}
         for place in sorted(self._places.values(), key=lambda place: place.number):
             by_phase[place.phase].append(place)
         waiting = [*by_phase[Phase.WAITING], *by_phase[Phase.RESTORING]]

@@ -14,6 +14,7 @@ from tests.kernel import (
     test_children,
     test_forward,
     test_language,
+    test_limits,
     test_local,
     test_orders,
     test_pivot,
@@ -22,15 +23,8 @@ from tests.kernel import (
 )
 
 STORIES = (
-    test_attributes,
-    test_children,
-    test_forward,
-    test_language,
-    test_local,
-    test_orders,
-    test_pivot,
-    test_undoing,
-    test_waiting,
+    *(test_attributes, test_children, test_forward, test_language, test_limits),
+    *(test_local, test_orders, test_pivot, test_undoing, test_waiting),
 )
 
 

@@ -32,6 +32,7 @@ _act = weighted(
         st.tuples(st.just("ran"), st.integers(0, 9), st.sampled_from(["done"] * 3 + list(LOCAL_OUTCOMES))): 4,
         st.tuples(st.just("ended"), st.integers(0, 3), st.sampled_from(["done", "refused", "failed"])): 2,
         st.tuples(st.just("lose")): 1,
+        st.tuples(st.just("room"), st.integers(0, 3)): 4,
         st.tuples(st.just("resume")): 2,
     }
 )
@@ -87,6 +88,8 @@ class Twins:
                     return twin.ran(1, outcome, works[index % len(works)])
                 case ("ended", index, outcome) if children := twin.children():
                     return twin.child_ended(outcome, 1, children[index % len(children)])
+                case ("room", index) if twin.state.limited:
+                    return twin.room(list(twin.state.limited)[index % len(twin.state.limited)])
                 case ("lose",):
                     return twin.lose_worker()
                 case ("cancel",):
@@ -119,6 +122,8 @@ class Twins:
             if state.ended:
                 return
             self.do(("resume",))
+            for number in range(len(self.cached.state.limited)):
+                self.do(("room", number))
             for number, command in enumerate(list(self.cached.sent)):
                 if command.id in [call.id for call in self.cached.state.open.values()]:
                     self.do(("reply", number, "done"))

@@ -61,6 +61,8 @@ SAMPLES: dict[type, e.Event] = {
         e.OperatorActed("skip", "ann", "why", 1),
         e.SignalsRemembered(["s0"]),
         e.AttributesSet(5, b'{"customer":"c-7"}'),
+        e.CallQueued(1, "narrow", 5, b""),
+        e.CallAdmitted(1),
     )
 }
 
@@ -68,6 +70,7 @@ SAMPLES: dict[type, e.Event] = {
 CALL_WAYS: dict[CallStatus | None, list[type]] = {
     None: [],
     CallStatus.SENT: [e.CallMade],
+    CallStatus.QUEUED: [e.CallMade, e.CallQueued],
     CallStatus.WAITING: [e.CallMade, e.AttemptFailed],
     CallStatus.DONE: [e.CallMade, e.CallSucceeded],
     CallStatus.REFUSED: [e.CallMade, e.CallRefused],

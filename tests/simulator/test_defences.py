@@ -13,6 +13,7 @@ from tests.fixtures.simulated import SIMULATED
 USUAL = Plan(0, sagas=120, width=60, steps=6_000, intensity=3.0)
 TAKE_OVERS = Plan(0, sagas=120, width=60, steps=3_000, faults=("markers", "kill", "expire", "scale"), intensity=8.0)
 ZOMBIES = Plan(0, sagas=120, width=60, steps=6_000, faults=("pause", "expire", "kill"), intensity=8.0)
+ABORTS = Plan(0, sagas=120, width=60, steps=3_000, faults=("abort",), intensity=8.0)
 MOVED_OFFSETS = Plan(0, sagas=120, width=60, steps=3_000, faults=("kill", "offsets"), intensity=6.0)
 OVERTAKING = Plan(6, sagas=120, width=60, steps=4_000, faults=("grow", "kill"), intensity=20.0)
 
@@ -44,6 +45,9 @@ CASES = {
     "committed commands": Case(USUAL, ("I10",)),
     "acknowledged": Case(USUAL, ("I9",)),
     "slot check": Case(USUAL, ("I9",)),
+    "counted limits": Case(USUAL, ("I3", "I12")),
+    "settled": Case(TAKE_OVERS, ("I12",)),
+    "moved back": Case(ABORTS, ("I3", "I12")),
 }
 
 

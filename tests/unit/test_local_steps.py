@@ -43,9 +43,9 @@ class Bench:
         self.running -= 1
         return number
 
-    def start(self, function: Callable[..., Any], count: int, limit: str = "") -> None:
+    def start(self, function: Callable[..., Any], count: int, limit: str = "", priority: int = 0) -> None:
         for number in range(count):
-            work = Work(function, (number,), limit)
+            work = Work(function, (number,), limit, priority)
             job = Job("s", f"{limit}{number}", work, False, payloads.encode, lambda: self.wanted)
             self.steps.start(job, self.ended.append)
 
@@ -110,3 +110,17 @@ def test_so_many_begin_in_a_second() -> None:
     wait_until("all have ended", lambda: len(bench.ended) == 11)
 
     assert loop_times[-1] - loop_times[0] >= 0.099
+
+
+def test_a_higher_priority_is_begun_first() -> None:
+    """Those that run go on; of those that wait the highest goes first, among equals who came first."""
+    bench = Bench(Steps({"narrow": Limit(concurrent=1)}, threads=4))
+    bench.start(bench.work, 1, "narrow")
+    wait_until("it runs", lambda: bench.running == 1)
+    order: list[tuple[str, int]] = []
+    for name, priority in (("low", -1), ("usual", 0), ("high", 3)):
+        bench.start(lambda number, name=name: order.append((name, number)), 2, "narrow", priority)
+    bench.free.set()
+    wait_until("all have ended", lambda: len(bench.ended) == 7)
+
+    assert order == [(name, number) for name in ("high", "usual", "low") for number in range(2)]

@@ -186,7 +186,7 @@ def test_a_missing_plan_holds_its_sagas(caplog: pytest.LogCaptureFixture) -> Non
 
     shop.do(shop.reply())
 
-    assert header(shop.state[-1])[3:] == ("running", "quarantined", "checkout")
+    assert header(shop.state[-1])[3:6] == ("running", "quarantined", "checkout")
     assert "is held" in caplog.messages[-1]
     assert "then resume it" in caplog.messages[-1]
 
@@ -211,7 +211,7 @@ def test_what_cannot_be_written_holds_its_saga() -> None:
 
     assert "UnicodeEncodeError" in shop.reasons()[0]
     assert "UnicodeEncodeError" in shop.reasons()[1]
-    assert header(shop.state[-1])[3:] == ("running", "quarantined", "unwritable")
+    assert header(shop.state[-1])[3:6] == ("running", "quarantined", "unwritable")
     assert shop.partition.live == 1
     shop.crash()
     shop.do(shop.request(CANCEL, subject="enough"))

@@ -28,6 +28,7 @@ _POLICY = {
     "undo_attempts": 2,
 }
 _CALL = ["inventory", "compensatable", True, _POLICY]
+_NARROW = [*_CALL, "narrow"]
 _PIVOT = ["shipping", "pivot", False, {**_POLICY, "timeout": None}]
 PROGRAMS: list[Any] = [
     [["call", _CALL, False], ["sleep", 1], ["call", _CALL, True], ["receive", "paid", None, False]],
@@ -40,7 +41,8 @@ PROGRAMS: list[Any] = [
         ["call", _CALL, False],
     ],
     [["call", _CALL, False], ["receive", "paid", 1, True], ["sleep", 0], ["raise"]],
-    [["call", _CALL, False], ["call", _CALL, False], ["fail"]],
+    [["call", _NARROW, False], ["call", _NARROW, False], ["fail"]],
+    [["spawn", _NARROW], ["spawn", _NARROW], ["spawn", _NARROW], ["select", True], ["call", _NARROW, True]],
     [["receive", "paid", None, False], ["receive", "shipped", 2, True]],
 ]
 _ids = st.sampled_from(IDS[:4])

@@ -21,6 +21,7 @@ from kompensate.orchestrator.reading.recordings import BadRecording, Recording, 
 from kompensate.orchestrator.replay import Difference, replay
 from tests.fixtures.driving import (
     CHECKOUT,
+    LIMITS,
     SERVICES,
     Driven,
     Order,
@@ -36,7 +37,7 @@ from tests.fixtures.programs import SIGNALS, perform, programs
 
 
 def application(*sagas: Saga | AsyncSaga) -> Application:
-    return Application("shop", list(sagas), services=SERVICES)
+    return Application("shop", list(sagas), services=SERVICES, limits=LIMITS)
 
 
 def differences(today: Saga | AsyncSaga, *histories: Recording) -> list[Difference]:

@@ -15,7 +15,7 @@ from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.tables import WORKER
 from kompensate.orchestrator.sagas.journal import read_pages
 from kompensate.orchestrator.testing import MODES, SagaTest, done, expired, failed, in_turn, late, never, refused, twice
-from tests.fixtures.driving import APP, SERVICES, Order, Release, Reserve
+from tests.fixtures.driving import APP, LIMITS, SERVICES, Order, Release, Reserve
 from tests.fixtures.programs import SIGNALS, declared, perform, programs
 
 SECONDS = 10
@@ -57,7 +57,7 @@ def patient(program: Any) -> Any:
 
 def run(mode: str, definition: Saga | AsyncSaga, payload: object, scripts: Any, asked: Any) -> dict[str, Any]:
     """What a saga did in that mode."""
-    test = SagaTest(Application(APP, [definition], services=SERVICES), mode=mode)
+    test = SagaTest(Application(APP, [definition], services=SERVICES, limits=LIMITS), mode=mode)
     for type_, script in zip((Reserve, Release), scripts, strict=True):
         test.on(type_, script)
     found = test.start(definition, payload, saga_id="s")

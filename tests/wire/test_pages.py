@@ -129,10 +129,11 @@ def test_a_policy_that_cannot_be_is_damage() -> None:
         *[st.text("ab0.:-", min_size=1)] * 1,
         *[st.integers(0, 2**62)] * 2,
         *[st.text("ab-", min_size=1)] * 3,
+        limited=st.integers(0, 2**31),
     )
 )
 def test_state_headers_read_as_written(header: StateHeader) -> None:
-    """Six words."""
+    """Six words, and a seventh where calls are under limits."""
     assert StateHeader.decode(header.encode()) == header
 
 
@@ -143,6 +144,8 @@ def test_state_headers_read_as_written(header: StateHeader) -> None:
         b"0.0 1 2 running -",
         b"0.0 x 2 running - d",
         b"0.0 1 -2 running - d",
+        b"0.0 1 2 running - d x",
+        b"0.0 1 2 running - d 1 1",
         b"\xff 1 \xc2\xb2 a b c",
         b"r " + b"1" * 5_000 + b" 1 a b c",
     ],
