@@ -188,6 +188,50 @@ class AsyncClient:
         order = self._client.requests.order(verb, saga_id, who=who, reason=reason, step=step, result=result)
         return (await self.send([order]))[0]
 
+    async def fork(
+        self,
+        saga_id: str,
+        new_id: str,
+        *,
+        who: str,
+        reason: str,
+        step: str | None = None,
+        event: int | None = None,
+        version: int | None = None,
+    ) -> Sent:
+        """Have saga `new_id` go on from the history of one that has ended; the history is read in a thread."""
+        about: dict[str, Any] = {"who": who, "reason": reason, "step": step, "event": event, "version": version}
+        point = await asyncio.to_thread(self._client.point, saga_id, **about)
+        return (await self.send([self._client.requests.fork(point, new_id)]))[0]
+
+    async def reset(
+        self,
+        saga_id: str,
+        new_id: str,
+        *,
+        who: str,
+        reason: str,
+        step: str | None = None,
+        event: int | None = None,
+        version: int | None = None,
+        timeout: float = OUTCOME_SECONDS,
+    ) -> Sent:
+        """As `fork`, of a saga under way: it undoes what came after the point, and ends; then the other one goes on."""
+        about: dict[str, Any] = {"who": who, "reason": reason, "step": step, "event": event, "version": version}
+        until = time.monotonic() + timeout
+        point = await asyncio.to_thread(self._client.point, saga_id, reset=True, **about)
+        sent = await self._asked(self._client.requests.fork(point, new_id, held=True), until)
+        if sent.outcome is None or not sent.outcome.accepted:
+            return sent
+        sent = await self._asked(self._client.requests.reset(point, new_id), until)
+        if sent.outcome is not None and not sent.outcome.accepted:
+            await self.order("close", new_id, who=who, reason=f"{saga_id} was not reset: {sent.outcome.reason}")
+        return sent
+
+    async def _asked(self, request: Request, until: float) -> Sent:
+        sent = (await self.send([request]))[0]
+        return replace(sent, outcome=await self.outcome(sent, max(0.0, until - time.monotonic())))
+
     async def send(self, requests: Sequence[Request]) -> list[Sent]:
         """Send requests in their order; returns when Kafka has them all."""
         await self._placed()

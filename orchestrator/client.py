@@ -21,6 +21,7 @@ from typing import Any, overload
 from kompensate.orchestrator.asking.requests import Requests, Start
 from kompensate.orchestrator.asking.sender import Sender
 from kompensate.orchestrator.reading import publishing
+from kompensate.orchestrator.reading.forking import Point, point
 from kompensate.orchestrator.reading.handling import Handling, covers, handled, not_ended, not_handled, watermark_key
 from kompensate.orchestrator.reading.lookup import Lookup
 from kompensate.orchestrator.reading.outcomes import ConflictPolicy, Outcome, Sent, check_policy, expect_accepted
@@ -184,6 +185,64 @@ class Client:
         `step` is a step's name or number, `result` what a completed step gives. `outcome` says if it was rejected.
         """
         return self.send([self.requests.order(verb, saga_id, who=who, reason=reason, step=step, result=result)])[0]
+
+    def fork(
+        self,
+        saga_id: str,
+        new_id: str,
+        *,
+        who: str,
+        reason: str,
+        step: str | None = None,
+        event: int | None = None,
+        version: int | None = None,
+    ) -> Sent:
+        """Have saga `new_id` go on from the history of one that has ended; `who` and `reason` are recorded.
+
+        It goes on from where `step` (a step's name or an operation's number) was asked for, or from after event number
+        `event`, with today's code, in `version` of the definition (default: its own). `outcome` says if it was
+        rejected. Raises ValueError where no saga may go on from there, NotFound, DamagedSaga.
+        """
+        about: dict[str, Any] = {"who": who, "reason": reason, "step": step, "event": event, "version": version}
+        return self.send([self.requests.fork(self.point(saga_id, **about), new_id)])[0]
+
+    def reset(
+        self,
+        saga_id: str,
+        new_id: str,
+        *,
+        who: str,
+        reason: str,
+        step: str | None = None,
+        event: int | None = None,
+        version: int | None = None,
+        timeout: float = OUTCOME_SECONDS,
+    ) -> Sent:
+        """As `fork`, of a saga under way: it undoes what came after the point, and ends; then the other one goes on.
+
+        Waits, up to `timeout` seconds, until a worker has taken it; the answer's `outcome` says if it was rejected, and
+        then nothing has changed. Raises TimedOut too: the same again goes on from there.
+        """
+        until = time.monotonic() + timeout
+        about: dict[str, Any] = {"who": who, "reason": reason, "step": step, "event": event, "version": version}
+        point = self.point(saga_id, reset=True, **about)
+        sent = self._asked(self.requests.fork(point, new_id, held=True), until)
+        if sent.outcome is None or not sent.outcome.accepted:
+            return sent
+        sent = self._asked(self.requests.reset(point, new_id), until)
+        if sent.outcome is not None and not sent.outcome.accepted:
+            self.order("close", new_id, who=who, reason=f"{saga_id} was not reset: {sent.outcome.reason}")
+        return sent
+
+    def _asked(self, request: Request, until: float) -> Sent:
+        sent = self.send([request])[0]
+        return replace(sent, outcome=self.outcome(sent, max(0.0, until - time.monotonic())))
+
+    def point(self, saga_id: str, **about: Any) -> Point:
+        """A point of its history, as `kompensate.orchestrator.reading.forking.point` has it. For any thread."""
+        looking = self.open_lookup()
+        with looking.reader:
+            return point(saga_id, looking.history(saga_id), **about)
 
     def send(self, requests: Sequence[Request]) -> list[Sent]:
         """Send requests that `requests` made, in their order; returns when Kafka has them all."""

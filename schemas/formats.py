@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kompensate.schemas import attributes, payloads
-from kompensate.schemas.envelope import AVRO_FIRST, NAME_BYTES_MAX, told, unwrap, wrap
+from kompensate.schemas.envelope import AVRO_FIRST, MAGIC, NAME_BYTES_MAX, told, unwrap, wrap
 from kompensate.schemas.payloads import BadPayload, PayloadUnavailable, check_size, name_of
 
 if TYPE_CHECKING:  # it brings fastavro, which most formats do without
@@ -154,6 +154,9 @@ class SagaPayloads(Protocol):
     def attributes(self, given: Mapping[str, object], before: bytes, /) -> bytes:
         """Attributes `before` with those `given`: whatever the format, they stay in the clear. Raises BadAttributes."""
 
+    def moved(self, data: bytes, saga_id: str, /) -> bytes:
+        """A payload of this saga as one of that other. Raises BadPayload, PayloadUnavailable."""
+
 
 class _Json:
     """Without a format: JSON, whose saga it is does not matter."""
@@ -167,6 +170,9 @@ class _Json:
         return self
 
     def shown(self, data: bytes, /) -> bytes:
+        return data
+
+    def moved(self, data: bytes, _: str, /) -> bytes:
         return data
 
 
@@ -191,6 +197,11 @@ class _Formatted:
 
     def seal(self, data: bytes, name: str, /) -> bytes:
         return self.format.seal(data, self.owner, name)
+
+    def moved(self, data: bytes, saga_id: str, /) -> bytes:
+        if not data.startswith(MAGIC):
+            return data  # no codec has changed it, so it is bound to nobody
+        return self.format.seal(self.format.open(data, self.owner), Owner(self.owner.app, saga_id))
 
 
 PLAIN: SagaPayloads = _Json()

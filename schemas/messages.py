@@ -29,7 +29,10 @@ START, SIGNAL, CANCEL, PAUSE, RESUME, CHILD_ENDED = (
 )
 ORDERS = {verb: f"kompensate.{verb}" for verb in ("retry", "skip", "complete", "compensate", "close")}
 """An operator's orders: verb → request type."""
-REQUEST_TYPES = (START, SIGNAL, CANCEL, PAUSE, RESUME, CHILD_ENDED, *ORDERS.values())
+FORK, FORK_HELD, RESET, RELEASE = (f"kompensate.{verb}" for verb in ("fork", "fork-held", "reset", "fork-released"))
+"""A saga goes on from another's history, at once or when that other has ended; that other ends; it has ended. Payloads
+are pages of the state topic, which begin with what is to happen."""
+REQUEST_TYPES = (START, SIGNAL, CANCEL, PAUSE, RESUME, CHILD_ENDED, *ORDERS.values(), FORK, FORK_HELD, RESET, RELEASE)
 
 
 class BadMessage(ValueError):
@@ -351,7 +354,8 @@ _NEEDED = {
     START: ("ce_sagatype",),
     SIGNAL: ("ce_subject",),
     CHILD_ENDED: ("ce_causationid", "ce_replyoutcome"),
-    **dict.fromkeys(ORDERS.values(), ("ce_operator", "ce_subject")),
+    RELEASE: ("ce_subject",),
+    **dict.fromkeys((*ORDERS.values(), FORK, FORK_HELD, RESET), ("ce_operator", "ce_subject")),
 }
 
 

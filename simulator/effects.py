@@ -86,6 +86,8 @@ class Effects:
 
     def ended(self, state: SagaState) -> None:
         """A saga has ended: what stands in the databases is what it says."""
+        if state.waits_for:
+            return  # a fork that was given up: the steps that it was given are another saga's
         for call in state.calls.values():
             if call.made.service not in self._databases:
                 continue  # a local step, or a child: no participant's

@@ -47,7 +47,7 @@ _TO_UNDO = (CallStatus.DONE, CallStatus.IN_DOUBT)
 class Shadow:
     """A saga as the topic tells it."""
 
-    __slots__ = ("checksum", "commands", "head", "pages", "queued", "state")
+    __slots__ = ("checksum", "commands", "copied", "head", "pages", "queued", "state")
 
     def __init__(self, app: str, saga_id: str, run: str) -> None:
         self.state = SagaState(app, saga_id, run)
@@ -56,6 +56,8 @@ class Shadow:
         self.checksum = b"\0\0\0\0"
         self.commands = 0
         self.queued: dict[str, Call] = {}
+        self.copied = 0
+        """How many of its first events it was begun with: another saga's, and what says so."""
 
 
 class Ledger:
@@ -194,7 +196,11 @@ class Ledger:
             shadow.pages.append(value)
         for recorded in page.events:
             origin = recorded.origin
-            if origin.offset >= 0:
+            number = shadow.state.events + 1
+            if isinstance(recorded.event, e.SagaForked) and number == 1:
+                shadow.copied = recorded.event.events + 1
+            mine = number == 1 or number > shadow.copied
+            if origin.offset >= 0 and mine:
                 taken.take(saga_id, (origin.topic, origin.partition), origin.offset)
                 key = self._inputs.get((origin.topic, origin.partition, origin.offset))
                 expect(
@@ -205,6 +211,8 @@ class Ledger:
                 partition = int(shadow.state.run.partition(".")[0])
                 call = shadow.state.calls[recorded.event.number]
                 self.admitted.add((partition, call.limit, line_of(call)))
+            if number == shadow.copied:
+                shadow.commands = len(shadow.state.commands)  # another saga sent them
         return shadow
 
     def _opened(self, saga_id: str, shadow: Shadow, value: bytes) -> ReadPage:

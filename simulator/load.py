@@ -11,6 +11,7 @@ from kompensate.schemas.payloads import encode
 from kompensate.simulator.application import Simulated
 from kompensate.simulator.ledger import Ledger
 from kompensate.simulator.plan import Plan
+from kompensate.simulator.resets import Resets
 from kompensate.simulator.world import World
 
 SOURCE = "kompensate:simulator"
@@ -41,6 +42,7 @@ class Load:
         self._signal_names: set[str] = set()
         self._count = 0
         self._habits = Habits()
+        self._resets = Resets(plan, ledger, self.started, self._send) if plan.resets else None
 
     @property
     def done(self) -> bool:
@@ -50,6 +52,8 @@ class Load:
     def step(self) -> None:
         """A moment passes: perhaps somebody asks for something."""
         random, habits = self._random, self._habits
+        if self._resets is not None:
+            self._resets.step(calm=self.calm)
         if not self.done and len(self.started) - self._ledger.closed < self._plan.width:
             self._start()
         roll = random.random()
@@ -106,7 +110,7 @@ class Load:
         """Healing: whoever is paused is resumed, whoever waits for a signal gets it."""
         for shadow in list(self._ledger.live.values()):
             state = shadow.state
-            if state.hold is Hold.PAUSED:
+            if state.hold is Hold.PAUSED and not state.waits_for:
                 self._ask(RESUME, state, "healing")
             elif state.receives:
                 self._signal(state)

@@ -30,7 +30,7 @@ class Plan:
     """A run: `sagas` are started, at most `width` at once, and after `steps` steps everything heals.
 
     `faults` are the kinds that happen, `intensity` times as often as usual; `without` leaves single ones out, by
-    their number in the run.
+    their number in the run. `resets`: operators have sagas go on from earlier points, as other sagas.
     """
 
     seed: int
@@ -42,6 +42,7 @@ class Plan:
     faults: tuple[str, ...] = tuple(FAULTS)
     intensity: float = 1.0
     without: tuple[int, ...] = ()
+    resets: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -8,6 +8,7 @@ I11  nothing is undecided, no input and no row is left behind
 
 from typing import TYPE_CHECKING
 
+from kompensate.orchestrator.kernel.state import SagaState
 from kompensate.orchestrator.kernel.tables import Hold, Status
 from kompensate.simulator.violation import expect
 
@@ -21,7 +22,7 @@ def missing(run: "Run") -> list[str]:
     found = [
         f"saga {saga_id}: {shadow.state.status}, hold {shadow.state.hold}, due {shadow.state.next_due()}"
         for saga_id, shadow in ledger.live.items()
-        if shadow.state.hold is not Hold.QUARANTINED and not _over(run, saga_id, shadow.state.status)
+        if not _held(run, shadow.state) and not _over(run, saga_id, shadow.state.status)
     ]
     known = ledger.live.keys() | ledger.ended.keys() | ledger.forgotten | ledger.refused
     found += [f"saga {saga_id}: asked for, never begun" for saga_id in run.load.started if saga_id not in known]
@@ -35,6 +36,12 @@ def missing(run: "Run") -> list[str]:
     found += [f"transaction of {id_}: {left} markers" for id_, left in world.broker.undelivered().items()]
     found += [f"{service}: lag" for service in world.application.services if _lag(run, service)]
     return found
+
+
+def _held(run: "Run", state: SagaState) -> bool:
+    """Does somebody have to look at it, or at the saga that it waits for?"""
+    other = run.ledger.live.get(state.waits_for)
+    return state.hold is Hold.QUARANTINED or (other is not None and _held(run, other.state))
 
 
 def _over(run: "Run", saga_id: str, status: Status | None) -> bool:

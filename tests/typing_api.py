@@ -250,6 +250,8 @@ async def ask_async(client: AsyncClient) -> str:
 def operate(client: Client) -> None:
     """What an operator gives, and what a saga shows."""
     assert_type(client.order("skip", "1", who="ann", reason="by hand", step="charge"), Sent)
+    assert_type(client.fork("1", "2", who="ann", reason="mended", step="charge", version=2), Sent)
+    assert_type(client.reset("1", "3", who="ann", reason="wrong", event=4, timeout=5), Sent)
     assert_type(client.published("1"), dict[str, Any])
     for name, _ in client.follow("1", timeout=5):
         assert_type(name, str)
@@ -258,6 +260,8 @@ def operate(client: Client) -> None:
 async def operate_async(client: AsyncClient) -> None:
     """The same, awaited."""
     assert_type(await client.order("complete", "1", who="ann", reason="by hand", result={"paid": True}), Sent)
+    assert_type(await client.fork("1", "2", who="ann", reason="mended", step="charge", version=2), Sent)
+    assert_type(await client.reset("1", "3", who="ann", reason="wrong", event=4, timeout=5), Sent)
     assert_type(await client.published("1"), dict[str, Any])
     async for name, _ in client.follow("1"):
         assert_type(name, str)

@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from kompensate.orchestrator.asking.orders import order_request
+from kompensate.orchestrator.reading.forking import Point
 from kompensate.schemas.formats import SagaPayloads
 from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Request
 from kompensate.schemas.requests import make_request
@@ -85,6 +86,14 @@ class Requests:
         """An operator's order."""
         about: dict[str, Any] = {"who": who, "reason": reason, "step": step, "result": result, "command_id": command_id}
         return order_request(verb, saga_id, source=self._source, payloads=self._payloads, **about)
+
+    def fork(self, point: Point, new_id: str, *, held: bool = False) -> Request:
+        """Saga `new_id` goes on from that point, at once or when the saga whose history it is has ended."""
+        return point.fork(new_id, source=self._source, held=held, time=time.time_ns() // 1_000_000)
+
+    def reset(self, point: Point, new_id: str) -> Request:
+        """The saga of that point undoes what came after it, and ends."""
+        return point.reset(new_id, source=self._source, time=time.time_ns() // 1_000_000)
 
     def _make(self, type_: str, saga_id: str, **about: Any) -> Request:
         now = time.time_ns() // 1_000_000

@@ -29,6 +29,8 @@ VERBS = {
     "complete": ("kompensate.orchestrator.cli.orders:complete", "Say what a step gave."),
     "compensate": ("kompensate.orchestrator.cli.orders:compensate", "Undo a saga, also past its pivot."),
     "close": ("kompensate.orchestrator.cli.orders:close", "End a saga as failed, undoing nothing."),
+    "fork": ("kompensate.orchestrator.cli.forks:fork", "Go on from a saga's history as another saga."),
+    "reset": ("kompensate.orchestrator.cli.forks:reset", "Have another saga go on from an earlier point."),
     "hook": ("kompensate.orchestrator.cli.hook:hook", "Tell a URL or topic of sagas that are held or have failed."),
     "schedule": ("kompensate.orchestrator.cli.schedule:schedule", "Start sagas again and again."),
     "list": ("kompensate.orchestrator.cli.listing:list_sagas", "List sagas, by status, type or hold."),

@@ -102,6 +102,8 @@ def _facts(view: SagaView) -> list[tuple[str, str]]:
         *((f"attr.{name}", compact(value)) for name, value in view.attributes.items()),
         *((f"published {name}", compact(value)) for name, value in view.published.items()),
         *(("orders" if not number else "", text) for number, text in enumerate(view.orders)),
+        ("forked from", view.forked_from),
+        ("reset into", view.reset_into),
         ("last error", view.last_error),
         ("started", "" if view.started_at is None else f"{moment(view.started_at)} ({ago(view.started_at)} ago)"),
         ("changed", f"{moment(view.updated_at)} ({ago(view.updated_at)} ago)"),

@@ -33,7 +33,7 @@ class Declared:
                 f"saga {self.name!r}: expected the plan {plan!r} that it follows in the state topic, got none"
             )
         try:
-            value = self.payloads.for_saga(context.saga_id).decode(payload, self._saga.input)
+            value = context.payloads.decode(payload, self._saga.input)
         except PayloadUnavailable as error:
             return _unavailable(error)
         return self._saga.coroutine(context, value, self._plans[plan])
@@ -57,7 +57,7 @@ class Written:
             raise LookupError(f"saga {self.name!r}: expected the declared steps it started with, got an async def")
         kind = Any if self._saga.input is None else self._saga.input
         try:
-            value = self.payloads.for_saga(context.saga_id).decode(payload, kind)
+            value = context.payloads.decode(payload, kind)
         except PayloadUnavailable as error:
             return _unavailable(error)
         return self._saga.coroutine(context, value)
@@ -72,7 +72,7 @@ class Catalogue:
     """The definitions of one application, and every plan met in the state topic."""
 
     def __init__(self, application: Application) -> None:
-        payloads = payloads_of(application.payloads, application.name)
+        payloads = self.payloads = payloads_of(application.payloads, application.name)
         self.plans: dict[str, Plan] = {}
         self._definitions: dict[tuple[str, int], Declared | Written] = {}
         self._today = {name: saga.version for name, saga in application.sagas.items()}

@@ -82,7 +82,7 @@ class Context:
         self.local: dict[int, LocalAsked] = {}
         self.recorded: Recorded | None = None
         self.attributes = b""
-        self._payloads = payloads
+        self.payloads = self._payloads = payloads
         self._number = 0
         self._now = 0
         self._events = 0

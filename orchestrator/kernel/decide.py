@@ -11,6 +11,7 @@ from kompensate.orchestrator.kernel.admission import admit
 from kompensate.orchestrator.kernel.answers import take_reply
 from kompensate.orchestrator.kernel.due import take_due
 from kompensate.orchestrator.kernel.errors import Nondeterminism, Rejected
+from kompensate.orchestrator.kernel.forking import expect_own, take_fork, take_reset
 from kompensate.orchestrator.kernel.forward import advance, begin, cancel, continue_undos, hand_over
 from kompensate.orchestrator.kernel.orders import take_order
 from kompensate.orchestrator.kernel.program import Program
@@ -45,7 +46,7 @@ def decide(execution: Execution, input_: i.Input) -> Decision:
             _pause(turn, input_)
         case i.ResumeAsked():
             _resume(turn, input_)
-        case i.OrderAsked():
+        case i.OrderAsked() | i.ResetAsked() | i.ForkAsked() | i.ForkReleased():
             _order(turn, input_)
     return Decision(turn.events, turn.effects)
 
@@ -123,11 +124,18 @@ def _resume(turn: Turn, asked: i.ResumeAsked) -> None:
         go_on(turn, asked.reason)
 
 
-def _order(turn: Turn, order: i.OrderAsked) -> None:
-    _expect_under_way(turn.state, order.verb)
+def _order(turn: Turn, order: i.OrderAsked | i.ResetAsked | i.ForkAsked | i.ForkReleased) -> None:
+    if isinstance(order, i.ForkAsked | i.ForkReleased):
+        take_fork(turn, order, go_on)
+        return
+    verb = "reset" if isinstance(order, i.ResetAsked) else order.verb
+    _expect_under_way(turn.state, verb)
     if turn.state.status is Status.PENDING:
-        raise Rejected(f"expected a saga that has started, got a {order.verb} for one that has not")
-    take_order(turn, order, go_on)
+        raise Rejected(f"expected a saga that has started, got a {verb} for one that has not")
+    if isinstance(order, i.ResetAsked):
+        take_reset(turn, order)
+    else:
+        take_order(turn, order, go_on)
 
 
 def go_on(turn: Turn, reason: str) -> None:
@@ -160,3 +168,4 @@ def _expect_under_way(state: SagaState, verb: str) -> None:
     if state.status is None or state.ended:
         found = f"is {state.status}" if state.status else "does not exist"
         raise Rejected(f"expected a saga under way, got a {verb} for one that {found}")
+    expect_own(state, verb)

@@ -6,8 +6,8 @@ state says so itself.
 
 from typing import NamedTuple, TypeAlias
 
-from kompensate.orchestrator.kernel.events import value
 from kompensate.orchestrator.kernel.operation import Work
+from kompensate.orchestrator.kernel.values import value
 
 
 @value
@@ -67,4 +67,10 @@ class AnswerParent(NamedTuple):
     payload: bytes
 
 
-Effect: TypeAlias = SendCommand | RunWork | StartChild | CancelChild | AnswerParent
+class ReleaseFork(NamedTuple):
+    """Tell the saga that goes on from this one's history that this one has ended."""
+
+    saga_id: str
+
+
+Effect: TypeAlias = SendCommand | RunWork | StartChild | CancelChild | AnswerParent | ReleaseFork

@@ -4,18 +4,10 @@
 Payloads are bytes and nobody in here looks into them. Times are milliseconds since the epoch.
 """
 
-from dataclasses import dataclass
-from typing import TypeAlias, TypeVar, dataclass_transform, get_args
+from typing import TypeAlias, get_args
 
 from kompensate.orchestrator.kernel.policy import Policy
-
-T = TypeVar("T")
-
-
-@dataclass_transform(frozen_default=True)
-def value(kind: type[T]) -> type[T]:
-    """A value that the type checker keeps unchanged: what Python checks itself takes three times as long to make."""
-    return dataclass(slots=True, unsafe_hash=True)(kind)
+from kompensate.orchestrator.kernel.values import value
 
 
 @value
@@ -364,6 +356,41 @@ class CallAdmitted:
     number: int
 
 
+@value
+class SagaForked:
+    """The first event of a saga that goes on from another's history: the `events` that follow it are copied.
+
+    They were `run` of saga `origin`, up to its operation `operations`: till then commands keep its ids, so that what
+    undoes them finds what they did. `version` is the definition's.
+    """
+
+    origin: str
+    run: str
+    events: int
+    operations: int
+    version: int
+    who: str
+    reason: str
+
+
+@value
+class ForkHeld:
+    """The saga waits until `origin`, whose history it was given, has ended: until then the steps are that one's."""
+
+    origin: str
+    reason: str
+
+
+@value
+class SagaReset:
+    """An operator had another saga, `into`, go on from this one's history; this one undoes the rest, and ends."""
+
+    into: str
+    operations: int
+    who: str
+    reason: str
+
+
 Event: TypeAlias = (
     SagaStarted
     | CallMade
@@ -407,6 +434,9 @@ Event: TypeAlias = (
     | AttributesSet
     | CallQueued
     | CallAdmitted
+    | SagaForked
+    | ForkHeld
+    | SagaReset
 )
 
 Asked: TypeAlias = (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.errors import IllegalTransition
 from kompensate.orchestrator.kernel.policy import command_id
-from kompensate.orchestrator.kernel.state import OPEN, Call, SagaState
+from kompensate.orchestrator.kernel.state import OPEN, Call, Fork, SagaState
 from kompensate.orchestrator.kernel.tables import CALL, CHILD, SAGA, WORKER, CallStatus, Hold
 
 _OUT = frozenset({CallStatus.SENT, CallStatus.UNDOING})
@@ -109,7 +109,7 @@ def _call_made(state: SagaState, event: e.CallMade, time: int) -> None:
     if number in state.calls:
         raise _not_allowed(state, event, state.calls[number])
     _next_operation(state, event)
-    id_ = command_id(state.app, state.saga_id, state.run, number, "forward", 1)
+    id_ = _command_id(state, number, "forward", 1)
     timeout = event.policy.timeout
     timeout_at = None if timeout is None else time + timeout
     call = Call(event, _SENT, id_, id_, _resend_at(event, time, 0), timeout_at)
@@ -120,6 +120,11 @@ def _call_made(state: SagaState, event: e.CallMade, time: int) -> None:
         _note_pivot(state, call, None)
 
 
+def _command_id(state: SagaState, number: int, phase: str, attempt: int) -> str:
+    saga_id, run = state.owner(number) if state.forks else (state.saga_id, state.run)
+    return command_id(state.app, saga_id, run, number, phase, attempt)
+
+
 def _resend_at(made: e.CallMade, sent: int, resends: int) -> int | None:
     """Only participants are asked again: a worker knows what it runs, and a child was started for good."""
     return None if made.service in _OURS else made.policy.resend_at(sent, resends)
@@ -128,7 +133,7 @@ def _resend_at(made: e.CallMade, sent: int, resends: int) -> int | None:
 def _next_attempt(state: SagaState, call: Call, phase: str, attempt: int, time: int) -> None:
     call.attempt = attempt
     call.resends = 0
-    call.id = command_id(state.app, state.saga_id, state.run, call.made.number, phase, attempt)
+    call.id = _command_id(state, call.made.number, phase, attempt)
     state.commands[call.id] = call
     if phase == "forward":
         call.forward_id = call.id
@@ -248,7 +253,27 @@ def _receive_timed_out(state: SagaState, event: e.ReceiveTimedOut, _: int) -> No
     del state.receives[event.number]
 
 
+def _forked(state: SagaState, event: e.SagaForked, _: int) -> None:
+    """Of a fork's fork both events stand in the history, the newer one first."""
+    if not state.forks:
+        state.version = event.version
+    operations = min(event.operations, state.forks[0].operations) if state.forks else event.operations
+    state.forks.insert(0, Fork(operations, event.origin, event.run))
+
+
+def _fork_held(state: SagaState, event: e.ForkHeld, _: int) -> None:
+    state.hold, state.hold_reason, state.waits_for = Hold.PAUSED, event.reason, event.origin
+
+
+def _reset(state: SagaState, event: e.SagaReset, _: int) -> None:
+    state.reset_into, state.deadline = event.into, None
+    for number in [number for number in state.done if number <= event.operations]:
+        del state.done[number]
+
+
 def _configured(state: SagaState, event: e.SagaConfigured, _: int) -> None:
+    if state.forks:
+        return  # what the start of another saga asked for: nobody waits for this one, and its time is its own
     state.version, state.deadline = event.version, event.deadline
     state.parent, state.parent_command = event.parent, event.parent_command
 
@@ -349,6 +374,8 @@ def _released(state: SagaState, _: e.SagaResumed, time: int) -> None:
     if state.hold is None:
         raise IllegalTransition(f"saga {state.saga_id!r}: SagaResumed is not allowed, it is not held")
     state.hold, state.hold_reason = None, ""
+    if state.cause is None:  # one that is closed has never owned its steps
+        state.waits_for = ""
     for call in state.open.values():
         # A pivot held for its time-out would be held again at once: it gets its whole time anew.
         if call.timeout_at is not None and call.timeout_at <= time and call.made.kind != "compensatable":
@@ -382,6 +409,9 @@ _APPLY: dict[type, Callable[..., None]] = {  # each is called with its own kind 
     e.UndoEnded: _undo_ended,
     e.SagaContinued: _nothing,
     e.OperatorActed: _ordered,
+    e.SagaForked: _forked,
+    e.ForkHeld: _fork_held,
+    e.SagaReset: _reset,
     e.SignalsRemembered: _signals_remembered,
     e.AttributesSet: _attributes_set,
     e.CallMade: _call_made,

@@ -66,6 +66,8 @@ def advance(turn: Turn, program: Program) -> None:
             break
         for operation in asked:
             _record(turn, program, operation)
+            if state.hold is not None:
+                return  # the program is gone; when it is replayed it asks for the rest again
     if ended is not None and not state.open:
         _end(turn, ended)
 

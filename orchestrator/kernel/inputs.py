@@ -6,6 +6,8 @@ What is made for every record is a NamedTuple: a frozen dataclass takes five tim
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
+from kompensate.orchestrator.kernel.events import Event, SagaForked
+
 
 class Origin(NamedTuple):
     """The record an input came in, and its time in milliseconds since the epoch.
@@ -121,6 +123,39 @@ class OrderAsked:
     command_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class ForkAsked:
+    """Begin a saga with the first events of another's history, each with the input that led to it.
+
+    `held`: it waits until that other saga has ended.
+    """
+
+    origin: Origin
+    forked: SagaForked
+    kept: list[tuple[Event, Origin]]
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ForkReleased:
+    """The saga that a fork waits for has ended."""
+
+    origin: Origin
+    saga: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResetAsked:
+    """Saga `into` goes on from this one's history, as it was at operation `operations` of `run`."""
+
+    origin: Origin
+    into: str
+    run: str
+    operations: int
+    who: str
+    reason: str
+
+
 Input: TypeAlias = (
     StartAsked
     | ReplyArrived
@@ -131,6 +166,9 @@ Input: TypeAlias = (
     | PauseAsked
     | ResumeAsked
     | OrderAsked
+    | ForkAsked
+    | ForkReleased
+    | ResetAsked
 )
 
 WORDS: dict[type, str] = {
@@ -143,5 +181,8 @@ WORDS: dict[type, str] = {
     PauseAsked: "a pause",
     ResumeAsked: "a resume",
     OrderAsked: "an operator's order",
+    ForkAsked: "a fork",
+    ForkReleased: "a fork's release",
+    ResetAsked: "a reset",
 }
 """What each kind of input is called in messages to people."""

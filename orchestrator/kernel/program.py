@@ -7,7 +7,7 @@ recorded order whatever time passed between them.
 """
 
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from types import CoroutineType, FrameType
 from typing import Any, Protocol
@@ -24,8 +24,9 @@ from kompensate.orchestrator.kernel.errors import (
     StepInDoubt,
     StepRefused,
 )
+from kompensate.orchestrator.kernel.forked import ForkedContext
 from kompensate.orchestrator.kernel.operation import LocalAsked, Operation, describe
-from kompensate.orchestrator.kernel.state import SagaState
+from kompensate.orchestrator.kernel.state import Fork, SagaState
 
 CLOSE_TRIES = 10
 """How often a program is closed that goes on awaiting; then it is left as it is."""
@@ -114,11 +115,13 @@ class Program:
         started: e.SagaStarted,
         time: int,
         recorded: Recorded | None = None,
+        forks: Sequence[Fork] = (),
         *,
         attributes: bytes = b"",
     ) -> None:
         self._payloads = definition.payloads.for_saga(saga_id)
-        context = Context(saga_id, run, self._payloads, definition.services, definition.sagas, definition.limits)
+        about = (saga_id, run, self._payloads, definition.services, definition.sagas, definition.limits)
+        context = ForkedContext(forks, *about) if forks else Context(*about)
         self._context = context
         context.recorded, context.attributes = recorded, attributes
         context.tick(time, 1)

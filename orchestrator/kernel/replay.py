@@ -132,7 +132,8 @@ def replayed(
                 lost = dropped(state, event) if isinstance(event, e.UndoStarted) else []
         evolve(state, event, time)
         if isinstance(event, e.SagaStarted):
-            program = Program(definition, state.saga_id, state.run, event, time, past, attributes=state.attributes)
+            about = (state.saga_id, state.run, event, time, past, state.forks)
+            program = Program(definition, *about, attributes=state.attributes)
             asked = program.take()
         for number in lost:
             assert program is not None

@@ -5,6 +5,7 @@ It never holds the program: that is a cache beside it.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.tables import CANCEL_CHILD, ENDS, SIGNALS_REMEMBERED_MAX, CallStatus, Hold, Status
@@ -54,6 +55,14 @@ class Call:
         return self.status in _BACK
 
 
+class Fork(NamedTuple):
+    """The run that the operations up to `operations` were made by, of a saga that goes on from its history."""
+
+    operations: int
+    saga_id: str
+    run: str
+
+
 @dataclass(slots=True)
 class SagaState:
     """One saga, folded. What grows with the history: `calls`, `commands` (by the id of every command ever
@@ -64,6 +73,8 @@ class SagaState:
     `undos` the (first, last) operations of each undo that the program asked for and that is under way.
     `attributes` are those that operators find the saga by, written as whoever gave them wrote them; `delayed` is a
     start that is kept, `pivot_passed` that the program declared its point of no return.
+    `forks` are the runs that this one's history was copied from, the oldest first; `reset_into` the saga that goes on
+    from this one's; `waits_for` the one that has to end before this one goes on.
 
     `pivot` is the status that counts: done if any pivot is done (`pivots_done` of them are), else sent or waiting if
     any is out.
@@ -105,6 +116,9 @@ class SagaState:
     cause: str | None = None
     reason: str = ""
     result: bytes | None = None
+    forks: list[Fork] = field(default_factory=list)
+    reset_into: str = ""
+    waits_for: str = ""
     events: int = 0
 
     @property
@@ -115,6 +129,13 @@ class SagaState:
     def pivot_out(self) -> bool:
         """The pivot's answer is still to come: nobody may turn back before it."""
         return self.pivot in _OUT
+
+    def owner(self, number: int) -> tuple[str, str]:
+        """(saga id, run) that the ids of this operation's commands derive from."""
+        for fork in self.forks:
+            if number <= fork.operations:
+                return fork.saga_id, fork.run
+        return self.saga_id, self.run
 
     def next_due(self) -> int | None:
         """When a worker that takes this saga over has to look at it: at once if a local step is to be run again."""

@@ -92,6 +92,8 @@ SAGA: dict[tuple[Status | None, type], Status] = {
     (_S.PENDING, e.SignalsRemembered): _S.PENDING,
     (None, e.AttributesSet): _S.PENDING,
     (_S.PENDING, e.AttributesSet): _S.PENDING,
+    (None, e.SagaForked): _S.PENDING,
+    (_S.PENDING, e.SagaForked): _S.PENDING,
     (None, e.SagaStarted): _S.RUNNING,
     (_S.PENDING, e.SagaStarted): _S.RUNNING,
     (_S.RUNNING, e.CompensationStarted): _S.COMPENSATING,
@@ -136,6 +138,8 @@ SAGA: dict[tuple[Status | None, type], Status] = {
     **{(s, kind): s for s in _UNDER_WAY for kind in (e.CommandResent, e.LateReplyArrived)},
     **{(s, e.OperatorActed): s for s in _UNDER_WAY},
     (_S.RUNNING, e.CancelRefused): _S.RUNNING,
+    (_S.RUNNING, e.SagaReset): _S.RUNNING,
+    (_S.RUNNING, e.ForkHeld): _S.RUNNING,
 }
 """(status, kind of event) → next status. None is a saga that does not exist yet."""
 

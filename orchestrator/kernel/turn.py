@@ -10,7 +10,15 @@ from json import dumps
 
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.context import Context
-from kompensate.orchestrator.kernel.effects import AnswerParent, CancelChild, Effect, RunWork, SendCommand, StartChild
+from kompensate.orchestrator.kernel.effects import (
+    AnswerParent,
+    CancelChild,
+    Effect,
+    ReleaseFork,
+    RunWork,
+    SendCommand,
+    StartChild,
+)
 from kompensate.orchestrator.kernel.errors import Nondeterminism
 from kompensate.orchestrator.kernel.folding import evolve
 from kompensate.orchestrator.kernel.inputs import StartAsked
@@ -159,6 +167,8 @@ class Turn:
         self.emit(event)
         if state.parent is not None and state.parent_command is not None and outcome:
             self.effects.append(AnswerParent(state.parent, state.parent_command, outcome, payload))
+        if state.reset_into:
+            self.effects.append(ReleaseFork(state.reset_into))
 
     def quarantine(self, reason: str) -> None:
         self.emit(e.SagaQuarantined(storable(reason)))

@@ -19,6 +19,7 @@ from kompensate.schemas.messages import timestamp
 OVERDUE_MS = 5_000
 """A saga whose time came so long ago should have been looked at: a worker does so within a second."""
 _TOLD = (
+    "until ",
     "paused by",
     "held until",
     "for its start",
@@ -99,9 +100,12 @@ def _held(found: Fold) -> Reason:
     state = found.state
     since = found.lines[-1].time if found.lines else None
     for line in found.lines:
-        if line.kind in ("SagaPaused", "SagaQuarantined"):
+        if line.kind in ("SagaPaused", "SagaQuarantined", "ForkHeld"):
             since = line.time
     resume = f"`kompensate resume {state.saga_id}`"
+    if other := state.waits_for:
+        why = f"waits until {other!r}, from whose history it goes on, has undone the rest and ended"
+        return Reason("reset", why, f"its end; `kompensate explain {other}` says what that waits for", since_at=since)
     if state.hold is Hold.PAUSED:
         why = "paused by an operator" + (f": {state.hold_reason}" if state.hold_reason else "")
         return Reason("paused", why, resume, since_at=since)

@@ -123,6 +123,8 @@ def unfit(verb: str, found: SagaView) -> str:
     """Why a saga is left alone by a verb that many are asked; empty: it is asked."""
     if found.damaged or found.ended:
         return "damaged" if found.damaged else "ended"
+    if found.waits_for and verb not in ("signal", "close"):
+        return f"waits until {found.waits_for} has ended"
     if verb == "pause" and found.hold:
         return "held already"
     if verb == "resume" and not found.hold:

@@ -110,6 +110,9 @@ class SagaView:
     result: Any = None
     version: int = 1
     parent: str = ""
+    forked_from: str = ""
+    reset_into: str = ""
+    waits_for: str = ""
     published: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
     orders: tuple[str, ...] = ()
@@ -155,7 +158,9 @@ class Fold:
         step = call.made.step if call is not None else ""
         attempt = call.attempt if call is not None else None
         id_ = call.id if call is not None else ""
-        line = Line(recorded.sequence, time, time - before, event, step, attempt, detail, recorded.origin, id_)
+        # What a fork's first event is followed by happened before it.
+        since = max(0, time - before)
+        line = Line(recorded.sequence, time, since, event, step, attempt, detail, recorded.origin, id_)
         self.lines.append(line)
 
     def readable(self, payload: bytes | None) -> Any:
@@ -282,6 +287,9 @@ def view_of(found: Fold, partition: int) -> SagaView:
         signals_kept=len(state.signals),
         version=state.version,
         parent=state.parent or "",
+        forked_from=found.lines[0].detail.removeprefix("from ") if state.forks else "",
+        reset_into=state.reset_into,
+        waits_for=state.waits_for,
         published={name: found.readable(value) for name, value in state.published.items()},
         attributes=attributes.read(state.attributes),
         orders=tuple(
@@ -315,10 +323,7 @@ def waits(found: Fold) -> Iterator[str]:
     if state.ended:
         return
     if state.hold is not None:
-        verb = "paused by an operator" if state.hold is Hold.PAUSED else "held until somebody has looked"
-        text = f"{verb}: {state.hold_reason}" if state.hold_reason else verb
-        mend = f"; mend the cause, then `kompensate resume {state.saga_id}`"
-        yield text if state.hold is Hold.PAUSED else text + mend
+        yield _held(state)
     if state.delayed is not None:
         yield f"for its time: it starts at {timestamp(state.delayed.until)}"
     elif state.status is Status.PENDING:
@@ -342,6 +347,14 @@ def _waits_for(call: Call, step: StepView) -> str:
         return f"for {_OWN[made.service]} {_named(call)}, begun {since}"
     again = f", sent again {call.resends} times" if call.resends else ""
     return f"for a reply from {made.service} to {_named(call)}, out since {since}{again}"
+
+
+def _held(state: SagaState) -> str:
+    if state.waits_for:
+        return f"until {state.waits_for!r} has ended; {state.hold_reason}"
+    verb = "paused by an operator" if state.hold is Hold.PAUSED else "held until somebody has looked"
+    text = f"{verb}: {state.hold_reason}" if state.hold_reason else verb
+    return text if state.hold is Hold.PAUSED else f"{text}; mend the cause, then `kompensate resume {state.saga_id}`"
 
 
 _OWN = {WORKER: "a worker to run", CHILD: "the end of child saga"}

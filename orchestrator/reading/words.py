@@ -69,6 +69,8 @@ _DETAILS: dict[type, Callable[[Any], str]] = {
     e.PatchMarked: lambda event: event.patch,
     e.UndoStarted: lambda event: f"operations {event.first} to {event.last}",
     e.OperatorActed: lambda event: f"{event.verb} by {event.who}: {event.reason}",
+    e.SagaForked: lambda event: f"from {event.origin} at event {event.events} by {event.who}: {event.reason}",
+    e.SagaReset: lambda event: f"into {event.into} by {event.who}: {event.reason}",
     e.SignalKept: lambda event: f"{event.name} ({event.signal_id})",
     e.SignalReceived: lambda event: event.signal_id,
     e.SignalsRemembered: lambda event: f"{len(event.signal_ids)} received by earlier runs",

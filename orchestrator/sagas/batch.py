@@ -4,7 +4,15 @@ from dataclasses import replace
 from logging import getLogger
 
 from kompensate.orchestrator.definitions.plan import Plan
-from kompensate.orchestrator.kernel.effects import AnswerParent, CancelChild, Effect, RunWork, SendCommand, StartChild
+from kompensate.orchestrator.kernel.effects import (
+    AnswerParent,
+    CancelChild,
+    Effect,
+    ReleaseFork,
+    RunWork,
+    SendCommand,
+    StartChild,
+)
 from kompensate.orchestrator.kernel.inputs import StartAsked
 from kompensate.orchestrator.kernel.state import SagaState
 from kompensate.orchestrator.ports import Job, OutRecord, Ran, Record
@@ -26,6 +34,7 @@ from kompensate.schemas.messages import (
     CANCEL,
     CHILD_ENDED,
     NOT_TRACED,
+    RELEASE,
     START,
     Phase,
     Request,
@@ -88,6 +97,9 @@ class Batch:
             case AnswerParent(saga_id, command_id, outcome, payload):
                 answer = Request(f"{command_id}-end", CHILD_ENDED, saga_id, self._source(state), subject=state.saga_id)
                 return self._request(replace(answer, payload=payload, command_id=command_id, outcome=outcome, time=now))
+            case ReleaseFork(saga_id):
+                id_, ended = f"{state.saga_id}/{state.run}-end", state.saga_id
+                return self._request(Request(id_, RELEASE, saga_id, self._source(state), subject=ended, time=now))
             case RunWork():
                 return None
 
@@ -149,6 +161,18 @@ class Batch:
         self._state(page_key(saga_id, number), value, [(STATE_HEADER, header)])
         self._history(saga_id, run, number, value)
         self.bytes += 2 * len(value)
+
+    def write(self, saga_id: str, entry: Entry) -> None:
+        """A saga that the batch changed, as it stands after it."""
+        assert entry.awake is not None  # the batch changed it
+        state, page = entry.awake.execution.state, entry.awake.page
+        entry.pages = [*entry.awake.closed, page.value()]
+        if state.ended:
+            self.end(saga_id, state, page)
+        else:
+            # Whoever takes over looks at once at what this worker's own local steps are waited for.
+            due = (state.next_due() or 0) if state.local else entry.due
+            self.write_page(saga_id, state, due, page.number, entry.pages[-1])
 
     def write_page(self, saga_id: str, state: SagaState, due: int, number: int, value: bytes) -> None:
         """The page that is being written, as it stands after the batch; `due` is the saga's next."""

@@ -4,11 +4,16 @@ from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.kernel import inputs as i
 from kompensate.orchestrator.kernel.tables import CHILD
 from kompensate.orchestrator.ports import Record
+from kompensate.orchestrator.sagas.forking import read_fork, read_reset
 from kompensate.schemas.messages import (
     CANCEL,
     CHILD_ENDED,
+    FORK,
+    FORK_HELD,
     ORDERS,
     PAUSE,
+    RELEASE,
+    RESET,
     RESUME,
     SIGNAL,
     START,
@@ -86,6 +91,12 @@ class Intake:
                 verb = t.rpartition(".")[2]
                 step, command_id = request.step or "", request.command_id or ""
                 return i.OrderAsked(origin, verb, request.who, reason, step, payload, command_id)
+            case t if t in (RESET, RELEASE):
+                return read_reset(origin, payload) if t == RESET else i.ForkReleased(origin, reason)
+            case t if t in (FORK, FORK_HELD):
+                self._expect_placed(request.saga_id, origin)
+                self._expect_fresh(request, origin)
+                return read_fork(origin, payload, held=t == FORK_HELD)
         raise AssertionError(f"a request type that Request.parse lets through: {request.type}")
 
     def _expect_placed(self, saga_id: str, origin: i.Origin) -> None:

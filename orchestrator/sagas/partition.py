@@ -10,6 +10,7 @@ input, and put back to bytes when too many are awake.
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from logging import getLogger
 
 from kompensate.orchestrator.definitions.application import Application
@@ -26,6 +27,7 @@ from kompensate.orchestrator.ports import Job, OutRecord, Ran, Record
 from kompensate.orchestrator.sagas.batch import Batch
 from kompensate.orchestrator.sagas.ended import Ended
 from kompensate.orchestrator.sagas.entry import Awake, Entry, start_again
+from kompensate.orchestrator.sagas.forking import begin_fork
 from kompensate.orchestrator.sagas.intake import Intake
 from kompensate.orchestrator.sagas.journal import Damaged, next_run
 from kompensate.orchestrator.sagas.limited import LimitedCalls
@@ -172,7 +174,7 @@ class Partition:
         """
         self._transaction += 1
         for saga_id, entry in self._batch.changed.items():
-            self._write(saga_id, entry)
+            self._batch.write(saga_id, entry)
         return self._batch.records(writer, self._transaction, self._offsets, self._limited.rates()), dict(self._offsets)
 
     def committed(self) -> None:
@@ -280,13 +282,17 @@ class Partition:
     def _first_input(self, saga_id: str, input_: i.Input, record: Record) -> None:
         """An input for a saga that is not there: it may begin one."""
         ended = saga_id in self._ended
-        if isinstance(input_, i.StartAsked | i.SignalArrived) and not ended:
+        if isinstance(input_, i.StartAsked | i.SignalArrived | i.ForkAsked) and not ended:
             run = f"{self.number}.{record.offset}"
             entry = Entry([])
             entry.wake_new(self._app, saga_id, run)
             self._sagas[saga_id] = entry
             self._batch.before[saga_id] = None
-            self._apply(saga_id, entry, input_, record)
+            problem = begin_fork(entry, self._catalogue, input_, partial(self._note, saga_id, entry))
+            if problem:
+                self._quarantine(record, f"saga {saga_id!r}: {problem}")
+            else:
+                self._apply(saga_id, entry, input_, record)
             if saga_id not in self._batch.changed:
                 del self._sagas[saga_id], self._batch.before[saga_id]
                 self._awake.pop(saga_id, None)
@@ -420,17 +426,6 @@ class Partition:
         hash_ = started.plan
         if hash_ is not None and hash_ not in self._stored_plans and hash_ not in self._batch.plans:
             self._batch.store_plan(self._catalogue.plans[hash_])
-
-    def _write(self, saga_id: str, entry: Entry) -> None:
-        assert entry.awake is not None  # the batch changed it
-        state, page = entry.awake.execution.state, entry.awake.page
-        entry.pages = [*entry.awake.closed, page.value()]
-        if state.ended:
-            self._batch.end(saga_id, state, page)
-        else:
-            # Whoever takes over looks at once at what this worker's own local steps are waited for.
-            due = (state.next_due() or 0) if state.local else entry.due
-            self._batch.write_page(saga_id, state, due, page.number, entry.pages[-1])
 
     def _quarantine(self, record: Record, reason: str) -> None:
         log.warning("quarantined %s/%d@%d: %s", record.topic, record.partition, record.offset, reason)

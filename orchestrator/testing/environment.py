@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kompensate.orchestrator.asking.orders import order_request
 from kompensate.orchestrator.definitions.application import Application
@@ -23,6 +23,8 @@ from kompensate.orchestrator.definitions.schedule import SAGA as SCHEDULE
 from kompensate.orchestrator.definitions.schedule import begun
 from kompensate.orchestrator.kernel.context import Service
 from kompensate.orchestrator.ports import OutRecord
+from kompensate.orchestrator.reading.forking import point
+from kompensate.orchestrator.sagas.journal import read_page
 from kompensate.orchestrator.testing.answers import Script
 from kompensate.orchestrator.testing.clock import VirtualClock
 from kompensate.orchestrator.testing.coverage import COVERAGE
@@ -195,7 +197,6 @@ class SagaTest:
 
     def order(self, verb: str, saga_id: str, step: str, who: str, reason: str, result: object) -> None:
         """Put an operator's order on its way; SagaHandle has a verb for each."""
-        self._asked += 1
         asked = order_request(
             verb,
             saga_id,
@@ -206,7 +207,25 @@ class SagaTest:
             result=result,
             payloads=self.payloads,
         )
-        self._send(replace(asked, id=f"request-{self._asked}", time=None), 0)  # nothing that differs between runs
+        self._send_next(asked)
+
+    def fork(self, saga_id: str, new_id: str, *, reset: bool, **about: Any) -> SagaHandle:
+        """Put a fork on its way, or reset a saga; SagaHandle has a verb for each."""
+        old, new = self.saga(saga_id), self.saga(new_id)
+        found = point(saga_id, [read_page(value) for value in old.pages], reset=reset, **about)
+        self._send_next(found.fork(new_id, source="kompensate:test", held=reset))
+        if reset:
+            # As a client does: nothing is taken from the one before the other is there.
+            story, rejected = self._story(new_id), len(new.quarantined)
+            self._drive(self._clock.now(), lambda: bool(story.fold.state.forks) or len(new.quarantined) > rejected)
+            if len(new.quarantined) == rejected:
+                self._send_next(found.reset(new_id, source="kompensate:test"))
+        return new
+
+    def _send_next(self, request: Request) -> None:
+        """Send it under an id that is the same in each run."""
+        self._asked += 1
+        self._send(replace(request, id=f"request-{self._asked}", time=None), 0)
 
     # -- driving
 

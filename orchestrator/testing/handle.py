@@ -89,6 +89,40 @@ class SagaHandle:
         """End it as failed, as it is."""
         self._test.order("close", self.saga_id, "", who, reason, None)
 
+    def fork(
+        self,
+        new_id: str,
+        *,
+        step: str | None = None,
+        event: int | None = None,
+        version: int | None = None,
+        who: str = WHO,
+        reason: str = WHY,
+    ) -> "SagaHandle":
+        """Have saga `new_id` go on from its history, as it was before `step` was asked for or after event `event`.
+
+        It has ended. Raises ValueError where no saga may go on from there.
+        """
+        about: dict[str, Any] = {"step": step, "event": event, "version": version, "who": who, "reason": reason}
+        return self._test.fork(self.saga_id, new_id, reset=False, **about)
+
+    def reset(
+        self,
+        new_id: str,
+        *,
+        step: str | None = None,
+        event: int | None = None,
+        version: int | None = None,
+        who: str = WHO,
+        reason: str = WHY,
+    ) -> "SagaHandle":
+        """As `fork`, of a saga under way: it undoes what came after that, ends, and the other goes on.
+
+        Runs on until the other is there.
+        """
+        about: dict[str, Any] = {"step": step, "event": event, "version": version, "who": who, "reason": reason}
+        return self._test.fork(self.saga_id, new_id, reset=True, **about)
+
     def run_until(self, step: str) -> None:
         """Run until a command of that step is out and not yet answered. AssertionError where that never comes."""
         self._test.run_until(lambda: step in self.waiting, f"saga {self.saga_id!r}: step {step!r} to be out")

@@ -55,16 +55,17 @@ class Story:
         COVERAGE.note(state, event, before, self._given_up)
 
     def lines(self) -> Iterator[str]:
-        """The story, a line an event, with the time since its first."""
+        """The story, a line an event, with the time since the earliest."""
         lines = self.fold.lines
+        first = min((line.time for line in lines), default=0)
         for line in lines:
-            yield f"  {timedelta(milliseconds=line.time - lines[0].time)!s:>16}  {in_words(line)}"
+            yield f"  {timedelta(milliseconds=line.time - first)!s:>16}  {in_words(line)}"
         if not lines:
             yield "  nothing has happened to it"
         for reason in self.quarantined:
             yield f"  put into quarantine: {reason}"
         for reason in waits(self.fold):
-            yield f"  it waits {reason}" if reason.startswith(("for ", "before ")) else f"  it is {reason}"
+            yield f"  it waits {reason}" if reason.startswith(("for ", "before ", "until ")) else f"  it is {reason}"
 
 
 def in_words(line: Line) -> str:

@@ -12,19 +12,21 @@ from tests.fixtures import driving
 from tests.kernel import (
     test_attributes,
     test_children,
+    test_forking,
     test_forward,
     test_language,
     test_limits,
     test_local,
     test_orders,
     test_pivot,
+    test_resetting,
     test_undoing,
     test_waiting,
 )
 
 STORIES = (
-    *(test_attributes, test_children, test_forward, test_language, test_limits),
-    *(test_local, test_orders, test_pivot, test_undoing, test_waiting),
+    *(test_attributes, test_children, test_forking, test_forward, test_language, test_limits),
+    *(test_local, test_orders, test_pivot, test_resetting, test_undoing, test_waiting),
 )
 
 

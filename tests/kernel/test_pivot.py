@@ -196,3 +196,19 @@ def test_past_the_pivot_a_call_is_retriable_with_a_retriable_policy() -> None:
     assert (second.kind, second.undo_type, second.policy) == ("retriable", None, DEFAULT_POLICIES["retriable"])
     assert (third.kind, third.policy.attempts) == ("retriable", 5)
     assert driven.state.hold is not Hold.QUARANTINED
+
+
+@saga("twice")
+async def twice(ctx: Context, order: Order) -> None:
+    shipped = ctx.call(shipping, Ship("o1"), kind="pivot")
+    ctx.pivot()
+    await ctx.receive("never")
+    await shipped
+
+
+def test_what_is_asked_for_after_a_mistake_is_not_recorded() -> None:
+    """The saga is held at the mistake, and its history is whole."""
+    driven = Driven(twice)
+
+    assert kinds(driven.start()) == ["SagaStarted", "CallMade", "SagaQuarantined"]
+    assert "expected no pivot step to be out" in driven.state.hold_reason

@@ -59,7 +59,8 @@ class Twins:
         ended, hold = self.cached.state.ended, self.cached.state.hold
         first, second = (self._do(twin, act) for twin in (self.cached, self.replaying))
         assert first == second
-        assert dump(self.cached.state) == dump(fold(self.cached.history))
+        state = self.cached.state
+        assert dump(state) == dump(fold(self.cached.history, state.saga_id, state.run))
         assert dump(self.replaying.state) == dump(self.cached.state)
         if isinstance(first, Decision):
             assert not (ended and first.events), "the ended absorb"

@@ -63,6 +63,9 @@ SAMPLES: dict[type, e.Event] = {
         e.AttributesSet(5, b'{"customer":"c-7"}'),
         e.CallQueued(1, "narrow", 5, b""),
         e.CallAdmitted(1),
+        e.SagaForked("order-0", "0.1", 5, 2, 1, "ann", "why"),
+        e.ForkHeld("order-0", "why"),
+        e.SagaReset("order-2", 2, "ann", "why"),
     )
 }
 

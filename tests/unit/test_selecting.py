@@ -6,9 +6,11 @@ import pytest
 
 from kompensate.orchestrator.cli.batch import Batch
 from kompensate.orchestrator.reading.conditions import BadFilter
+from kompensate.orchestrator.reading.forking import point
 from kompensate.orchestrator.reading.selecting import Filter, milliseconds
 from kompensate.orchestrator.reading.stored import Stored, stored
-from kompensate.schemas.messages import CANCEL, PAUSE, SIGNAL, START
+from kompensate.orchestrator.sagas.journal import read_pages
+from kompensate.schemas.messages import CANCEL, FORK_HELD, PAUSE, SIGNAL, START
 from tests.fixtures.stage import Paper, all_done, silent_at
 
 HOUR = 3_600_000
@@ -226,6 +228,25 @@ def test_who_cannot_take_it_is_left_alone(paper: Paper, verb: str, asked: str, a
     assert sorted(view.saga_id for view, _ in found) == sorted(asked.split())
     told = batch.told("would be asked")
     assert set(told[told.index("(") + 1 : -1].split(", ")) == set(alone.split(", "))
+
+
+@pytest.mark.parametrize(
+    ("verb", "asked"), [("signal", ["fork-1"]), ("close", ["fork-1"]), ("resume", []), ("cancel", []), ("pause", [])]
+)
+def test_a_fork_that_waits_is_asked_little(paper: Paper, verb: str, asked: list[str]) -> None:
+    """What it has are another saga's steps until that has ended."""
+    old = next(saga for saga in sagas(paper) if saga.saga_id == "old-1")
+    pages = read_pages([record.value or b"" for record in old.records])
+    fork = point("old-1", pages, step="charge", reset=True, who="ann", reason="why").fork(
+        "fork-1", source="t", held=True
+    )
+    paper.ask(FORK_HELD, "fork-1", payload=fork.payload, who="ann", subject="why")
+    paper.play(silent_at("charge"))
+    batch = Batch(verb, Filter(), "shop")
+    batch.take([saga for saga in sagas(paper) if saga.saga_id == "fork-1"], paper.now)
+
+    assert [view.saga_id for view, _ in batch.everything(paper.now)] == asked
+    assert ("waits until old-1 has ended" in batch.told("would be asked")) == (not asked)
 
 
 def test_an_order_is_about_the_step_as_it_stands(paper: Paper) -> None:

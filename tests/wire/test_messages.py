@@ -185,4 +185,5 @@ def test_a_start_is_acknowledged_by_its_type() -> None:
     assert [t.removeprefix("kompensate.") for t in REQUEST_TYPES] == [
         *("start", "signal", "cancel", "pause", "resume", "child-ended"),
         *("retry", "skip", "complete", "compensate", "close"),
+        *("fork", "fork-held", "reset", "fork-released"),
     ]
