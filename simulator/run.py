@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from random import Random
 
 from kompensate.orchestrator.errors import Fatal
-from kompensate.orchestrator.kernel.tables import Hold
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.sagas.rooms import Rooms
 from kompensate.orchestrator.settings import Settings
@@ -106,7 +105,9 @@ class Run:
         self.random = Random(f"{plan.seed}/schedule")
         self.clock = SimulatedClock()
         self.clock.meanwhile = self._meanwhile
-        self.scripted = {s: Scripted(s, plan.seed, odds, simulated.reply) for s in application.services}
+        self.scripted = {
+            s: Scripted(s, plan.seed, odds, simulated.reply, application.payloads) for s in application.services
+        }
         jitter = Random(f"{plan.seed}/jitter")
         self.world = World(application, self.scripted, PROCESS_SETTINGS, jitter, self.clock)
         self.ledger = Ledger(application.name, self.world.topics, application.services)
@@ -229,8 +230,8 @@ class Run:
         rest.check(self)
 
     def _over(self) -> bool:
-        """Is nobody left but those who wait for a person?"""
-        return all(shadow.state.hold is Hold.QUARANTINED for shadow in self.ledger.live.values())
+        """Is nobody left but those of whom nothing more is to be expected?"""
+        return all(rest.settled(self, shadow.state) for shadow in self.ledger.live.values())
 
     def turn(self) -> None:
         """One step of one process, and whatever else happens at this moment."""
@@ -346,18 +347,13 @@ class Run:
 
     def _disturb(self) -> None:
         chaos, world = self.chaos, self.world
-        names = list(self.running)  # none where all steps are local, and the workers are dead
-        if chaos.hit("expire") and names:
-            self._expire(self.running[chaos.random.choice(names)])
-        if chaos.hit("kill") and names:
-            process = self.running[chaos.random.choice(names)]
-            if process not in self._stack:
-                self._kill(process)
-        if chaos.hit("scale") and names:
-            process = self.running[chaos.random.choice(names)]
-            if process not in self._stack:
-                process.stop()
-                self._dead(process)
+        if chaos.hit("expire") and (process := self._any()) is not None:
+            self._expire(process)
+        if chaos.hit("kill") and (process := self._any()) is not None and process not in self._stack:
+            self._kill(process)
+        if chaos.hit("scale") and (process := self._any()) is not None and process not in self._stack:
+            process.stop()
+            self._dead(process)
         if chaos.hit("compaction"):
             self._compact()
         services = world.application.services  # none where all steps are local
@@ -367,6 +363,10 @@ class Run:
             database = world.databases[chaos.random.choice(services)]
             database.slot = database.reader = None
             self.stir()
+
+    def _any(self) -> Process | None:
+        """One of those that run; None where all steps are local, and the workers are dead."""
+        return self.running[self.chaos.random.choice(list(self.running))] if self.running else None
 
     def _kill(self, process: Process) -> None:
         self._dead(process)

@@ -58,6 +58,14 @@ def _busy(seed: int) -> Plan:
     return Plan(seed, sagas=60, width=30, steps=2_500, intensity=8.0)
 
 
+@pytest.mark.slow
+def test_everything_may_go_wrong_at_once() -> None:
+    """One process is killed and leaves in the same moment, and only then does another come. Seeds 0 to 19."""
+    for seed in range(20):
+        plan = Plan(seed, sagas=5, width=5, steps=60, faults=("expire", "kill", "scale"), intensity=2_000)
+        assert simulate(plan, SIMULATED).violation is None, plan
+
+
 AGAIN = """
 import json, sys
 from kompensate.simulator.plan import Plan
