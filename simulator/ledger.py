@@ -41,6 +41,7 @@ from kompensate.simulator.violation import Violation, expect
 
 _SUMMARY, _PAGE = codec.prefix(codec.SUMMARY), codec.prefix(codec.PAGE)
 _OURS = (WORKER, CHILD)
+_WATERMARK = WATERMARK_PREFIX.encode()
 _TO_UNDO = (CallStatus.DONE, CallStatus.IN_DOUBT)
 
 
@@ -79,7 +80,8 @@ class Ledger:
         self.admitted: set[tuple[int, str, str]] = set()
         """(partition, limit, line) of the calls that it let out under limits."""
         self._app = app
-        self._topics = topics
+        self._state_topic, self._history_topic = topics.state, topics.history
+        self._quarantine, self._requests = topics.quarantine, topics.requests
         self._command_topics = {topics.commands(service) for service in services}
         self._inputs: dict[tuple[str, int, int], bytes | None] = {}
         self._input_topics = {topics.requests, *(topics.replies(service) for service in services)}
@@ -117,24 +119,25 @@ class Ledger:
                 expect(saga_id not in self.live, "I5", f"{saga_id} ended without its summary")
 
     def _record(self, record: Record, taken: "_Taken", touched: dict[str, Shadow], sent: dict[str, set[str]]) -> None:
-        topics = self._topics
-        if record.topic == topics.state:
+        topic = record.topic
+        if topic == self._state_topic:
             self._state(record, taken, touched)
-        elif record.topic == topics.history:
+        elif topic == self._history_topic:
             self._history(record, taken, touched)
-        elif record.topic == topics.quarantine:
+        elif topic == self._quarantine:
             self.refused.add((record.key or b"").decode())
-        elif record.topic == topics.requests:
+        elif topic == self._requests:
             self.appended(record)  # what a saga asks of another
-        elif record.topic in self._command_topics:
+        elif topic in self._command_topics:
             headers = dict(record.headers or ())
             saga_id = (headers["ce_correlationid"] or b"").decode()
             sent.setdefault(saga_id, set()).add((headers["ce_id"] or b"").decode())
 
     def _watermarks(self, records: list[Record], offsets: dict[tuple[str, int], int]) -> None:
         marked = set()
-        for record in records:
-            if record.topic == self._topics.state and (record.key or b"").startswith(WATERMARK_PREFIX.encode()):
+        state = [record for record in records if record.topic == self._state_topic]
+        for record in state:
+            if (record.key or b"").startswith(_WATERMARK):
                 mark = read_watermark(record.value or b"")
                 marked.add(record.partition)
                 expected = {topic: offset for (topic, number), offset in offsets.items() if number == record.partition}
@@ -151,7 +154,7 @@ class Ledger:
                     f"partition {record.partition}: expected transaction {last + 1}, got {mark.transaction}",
                 )
                 self._numbers[record.partition] = mark.transaction
-        stray = {r.partition for r in records if r.topic == self._topics.state} - marked
+        stray = {record.partition for record in state} - marked
         expect(not stray, "I8", f"partitions {stray}: records of state without a watermark in their transaction")
         for _topic, number in offsets:
             expect(number in marked, "I8", f"partition {number}: offsets without a watermark in their transaction")

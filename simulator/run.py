@@ -6,7 +6,7 @@ is due next when nothing does.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from random import Random
 
@@ -19,7 +19,7 @@ from kompensate.orchestrator.testing.broker import Offsets
 from kompensate.schemas.faults import InjectedFault, observe
 from kompensate.simulator import limits, rest
 from kompensate.simulator.application import Simulated
-from kompensate.simulator.chaos import Chaos, Killed
+from kompensate.simulator.chaos import Chaos, Killed, Occasions
 from kompensate.simulator.effects import Effects
 from kompensate.simulator.lateness import Lateness
 from kompensate.simulator.ledger import Ledger
@@ -36,6 +36,7 @@ DEPTH_MAX = 3
 """Processes that stand still at once, each in the middle of something."""
 IN_DATABASE = ("participant.after_claim", "participant.after_handler", "participant.before_db_commit")
 """Points inside a database transaction. SQLite knows no row locks, so nobody is paused there."""
+_TO_PROCESSES = ("expire", "kill", "scale")
 COMMAND_PARTITIONS_MAX = 5
 OVERSHOOT_SECONDS = 0.5
 """Time jumps up to so far beyond what is due: several things are due at once, as under load."""
@@ -76,14 +77,14 @@ class SimulatedClock(VirtualClock):
 
 def simulate(plan: Plan, simulated: Simulated, odds: Odds | None = None, *, logs: bool = False) -> Outcome:
     """Run `plan`; what it found stands in the outcome. With `logs` the loops may say what they do."""
-    run = Run(plan, simulated, odds or Odds())
+    with uncollected(), nullcontext() if logs else silenced():
+        return _simulate(plan, simulated, odds or Odds())
+
+
+def _simulate(plan: Plan, simulated: Simulated, odds: Odds) -> Outcome:
+    run = Run(plan, simulated, odds)
     outcome = Outcome(plan)
-    with ExitStack() as stack:
-        stack.enter_context(observe(run.at_point))
-        stack.enter_context(uncollected())
-        if not logs:
-            stack.enter_context(silenced())
-        stack.callback(run.close)
+    with observe(run.at_point), closing(run):
         try:
             run.go()
         except Violation as violation:
@@ -113,6 +114,8 @@ class Run:
         self.ledger = Ledger(application.name, self.world.topics, application.services)
         self.effects = Effects(self.ledger, self.world.databases, lambda service: self._wake(f"relay-{service}"))
         self.chaos = Chaos(plan, self.world.broker, self.stir)
+        self._each_turn = Occasions(self.chaos, ("expire", "kill", "scale", "compaction", "grow", "slot"))
+        self._at_points, self._pauses = Occasions(self.chaos, ("kill", "raise")), Occasions(self.chaos, ("pause",))
         self.load = Load(plan, simulated, self.world, self.ledger)
         self.moved: set[int] = set()
         self.partitions: dict[int, Watched] = {}
@@ -192,9 +195,8 @@ class Run:
         self._wake(name)
 
     def close(self) -> None:
-        """Let go of the databases."""
-        for database in self.world.databases.values():
-            database.close()
+        """Let go of everything."""
+        self.world.close()
 
     # What is watched.
 
@@ -346,27 +348,29 @@ class Run:
     # Faults.
 
     def _disturb(self) -> None:
-        chaos, world = self.chaos, self.world
-        if chaos.hit("expire") and (process := self._any()) is not None:
+        random, services = self.chaos.random, self.world.application.services
+        for kind in self._each_turn.hits():
+            if kind == "compaction":
+                self._compact()
+            elif kind in _TO_PROCESSES and self.running:  # none where all steps are local, and the workers are dead
+                self._befall(kind, self.running[random.choice(list(self.running))])
+            elif kind == "grow" and services:  # none where all steps are local
+                self._grow(random.choice(services))
+            elif kind == "slot" and services:
+                database = self.world.databases[random.choice(services)]
+                database.slot = database.reader = None
+                self.stir()
+
+    def _befall(self, kind: str, process: Process) -> None:
+        if kind == "expire":
             self._expire(process)
-        if chaos.hit("kill") and (process := self._any()) is not None and process not in self._stack:
+        elif process in self._stack:
+            return
+        elif kind == "kill":
             self._kill(process)
-        if chaos.hit("scale") and (process := self._any()) is not None and process not in self._stack:
+        else:
             process.stop()
             self._dead(process)
-        if chaos.hit("compaction"):
-            self._compact()
-        services = world.application.services  # none where all steps are local
-        if services and chaos.hit("grow"):
-            self._grow(chaos.random.choice(services))
-        if services and chaos.hit("slot"):
-            database = world.databases[chaos.random.choice(services)]
-            database.slot = database.reader = None
-            self.stir()
-
-    def _any(self) -> Process | None:
-        """One of those that run; None where all steps are local, and the workers are dead."""
-        return self.running[self.chaos.random.choice(list(self.running))] if self.running else None
 
     def _kill(self, process: Process) -> None:
         self._dead(process)
@@ -401,14 +405,14 @@ class Run:
 
     def at_point(self, name: str) -> None:
         """A process passes a fault point."""
-        chaos = self.chaos
-        if chaos.calm or not self._stack:
+        if self.chaos.calm or not self._stack:
             return
-        if chaos.hit("kill"):
+        hits = self._at_points.hits()
+        if "kill" in hits:
             raise Killed
-        if chaos.hit("raise"):
+        if hits:
             raise InjectedFault(name)
-        if name not in IN_DATABASE and len(self._stack) < DEPTH_MAX and chaos.hit("pause"):
+        if name not in IN_DATABASE and len(self._stack) < DEPTH_MAX and self._pauses.hits():
             self._pause(self._stack[-1])
 
     def _pause(self, process: Process) -> None:

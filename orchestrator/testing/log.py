@@ -95,7 +95,7 @@ class MemoryLog:
         found: list[Record] = []
         for partition, positions in self._positions.items():
             for topic, position in positions.items():
-                low = self._broker.ends(topic, partition).low
+                low = self._broker.low(topic, partition)
                 if position < low:
                     raise Corrupted(
                         f"{topic}/{partition}: expected offset {position}, got {low} as the first", partition
