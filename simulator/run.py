@@ -5,7 +5,7 @@ how a zombie comes back in the middle of what it did. Time stands still while an
 is due next when nothing does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from random import Random
@@ -19,11 +19,12 @@ from kompensate.orchestrator.testing.broker import Offsets
 from kompensate.schemas.faults import InjectedFault, observe
 from kompensate.simulator import limits, rest
 from kompensate.simulator.application import Simulated
-from kompensate.simulator.chaos import Chaos, Killed, Occasions
+from kompensate.simulator.chaos import Chaos, Killed
 from kompensate.simulator.effects import Effects
 from kompensate.simulator.lateness import Lateness
 from kompensate.simulator.ledger import Ledger
 from kompensate.simulator.load import Load
+from kompensate.simulator.mishaps import DEPTH_MAX, Mishaps
 from kompensate.simulator.plan import Plan
 from kompensate.simulator.processes import ParticipantProcess, Process, WorkerProcess
 from kompensate.simulator.quiet import silenced, uncollected
@@ -32,12 +33,6 @@ from kompensate.simulator.violation import Violation, expect
 from kompensate.simulator.watched import Watched
 from kompensate.simulator.world import World
 
-DEPTH_MAX = 3
-"""Processes that stand still at once, each in the middle of something."""
-IN_DATABASE = ("participant.after_claim", "participant.after_handler", "participant.before_db_commit")
-"""Points inside a database transaction. SQLite knows no row locks, so nobody is paused there."""
-_TO_PROCESSES = ("expire", "kill", "scale")
-COMMAND_PARTITIONS_MAX = 5
 OVERSHOOT_SECONDS = 0.5
 """Time jumps up to so far beyond what is due: several things are due at once, as under load."""
 HEALING_JUMPS_MAX = 400
@@ -84,7 +79,7 @@ def simulate(plan: Plan, simulated: Simulated, odds: Odds | None = None, *, logs
 def _simulate(plan: Plan, simulated: Simulated, odds: Odds) -> Outcome:
     run = Run(plan, simulated, odds)
     outcome = Outcome(plan)
-    with observe(run.at_point), closing(run):
+    with observe(run.mishaps.at_point), closing(run):
         try:
             run.go()
         except Violation as violation:
@@ -114,19 +109,18 @@ class Run:
         self.ledger = Ledger(application.name, self.world.topics, application.services)
         self.effects = Effects(self.ledger, self.world.databases, lambda service: self._wake(f"relay-{service}"))
         self.chaos = Chaos(plan, self.world.broker, self.stir)
-        self._each_turn = Occasions(self.chaos, ("expire", "kill", "scale", "compaction", "grow", "slot"))
-        self._at_points, self._pauses = Occasions(self.chaos, ("kill", "raise")), Occasions(self.chaos, ("pause",))
+        self.mishaps = Mishaps(self)
         self.load = Load(plan, simulated, self.world, self.ledger)
         self.moved: set[int] = set()
         self.partitions: dict[int, Watched] = {}
         self._owners: dict[int, str] = {}
         self.running: dict[str, Process] = {}
         self._makers: dict[str, Callable[[], Process]] = {}
-        self._stack: list[Process] = []
+        self.stack: list[Process] = []
         self._later: list[tuple[int, Callable[[], None]]] = []
         self._late = {s: Lateness(scripted, self.clock) for s, scripted in self.scripted.items()}
         self._workers = [f"worker-{number}" for number in range(plan.workers)]
-        self._consumers = {
+        self.consumers = {
             self.world.topics.commands(service): [f"{service}-{number}" for number in range(plan.participants)]
             for service in application.services
         }
@@ -161,7 +155,7 @@ class Run:
         self.ledger.restored(partition, positions, owned)
         if owned:
             self.partitions[partition.number] = partition
-            self._owners[partition.number] = self._stack[-1].name
+            self._owners[partition.number] = self.stack[-1].name
 
     def remembered(self, partition: Watched, changed: Sequence[str]) -> None:
         """A batch that changed these sagas stands."""
@@ -181,9 +175,13 @@ class Run:
 
     def _owned(self, number: int) -> bool:
         """Does the group take the worker whose step this is for this partition's owner?"""
-        known = self._stack[-1].member() if self._stack else None
+        return bool(self.stack) and number in self._owned_by(self.stack[-1])
+
+    def _owned_by(self, process: Process) -> Collection[int]:
+        """The partitions that this process's group has given it."""
+        known = process.member()
         member = self.world.broker.group(known[0]).members.get(known[1]) if known else None
-        return member is not None and number in member.owned
+        return () if member is None else member.owned
 
     def _participant(self, service: str, number: int) -> Process:
         process = self.world.participant(service, number)
@@ -209,17 +207,30 @@ class Run:
         self.ledger.appended(record)
 
     def _committed(self, records: list[Record], groups: list[Offsets]) -> None:
-        topics = dict.fromkeys(record.topic for record in records)
-        self._wake(*[name for topic in topics for name in self._consumers.get(topic, ())])
+        requests = self.world.topics.requests
+        for topic, partition in dict.fromkeys((record.topic, record.partition) for record in records):
+            if topic == requests:
+                self._wake(self._owners.get(partition, ""))
+            elif topic in self.consumers:
+                self._wake(*self._readers(topic, partition))
         self.ledger.committed(records, groups)
         limits.check(self)
         for state in self.ledger.fresh:
             self.effects.ended(state)
             self.ends[str(state.status)] = self.ends.get(str(state.status), 0) + 1
 
+    def _readers(self, topic: str, partition: int) -> Sequence[str]:
+        """Who takes a service's commands from this partition; anybody who could where nobody does."""
+        names = self.consumers[topic]
+        for name in names:
+            process = self.running.get(name)
+            if process is not None and partition in self._owned_by(process):
+                return (name,)
+        return names
+
     def paused_or_dead(self) -> bool:
         """Is somebody missing?"""
-        return len(self.running) < len(self._makers) or len(self._stack) > 0
+        return len(self.running) < len(self._makers) or len(self.stack) > 0
 
     # The schedule.
 
@@ -242,10 +253,10 @@ class Run:
         self._due()
         self.load.step()
         self.chaos.arrive()
-        self._disturb()
+        self.mishaps.happen()
         busy = self._busy
-        if self._stack:
-            busy = [name for name in busy if self.running[name] not in self._stack]
+        if self.stack:
+            busy = [name for name in busy if self.running[name] not in self.stack]
         if busy:
             self._step(self.running[busy[int(self.random.random() * len(busy))]])
         else:
@@ -264,26 +275,34 @@ class Run:
 
     def _step(self, process: Process) -> None:
         before = self._activity
-        self._stack.append(process)
+        self.stack.append(process)
         try:
             process.step()
         except Killed:
-            self._dead(process)
+            self.dead(process)
         except (Fatal, InjectedFault):
-            self._dead(process)
+            self.dead(process)
         except Exception as error:
             raise Violation("crash", f"{process.name}: {type(error).__name__}: {error}") from error
         finally:
-            self._stack.pop()
+            self.stack.pop()
         if isinstance(process, WorkerProcess) and process.loop.status.stopped:
             self._stopped(process)
         self._note(process, before)
 
     def _note(self, process: Process, before: int) -> None:
         """Has it anything to do? If not, nobody needs to step it until something changes for it."""
+        if process.name not in self._busy:
+            return
         restoring = isinstance(process, WorkerProcess) and process.loop.status.restoring
-        if self._activity == before and not restoring and process.name in self._busy:
+        if (self._activity == before and not restoring) or (process.idle() and not self._is_due(process)):
             self._busy.remove(process.name)
+
+    def _is_due(self, process: Process) -> bool:
+        """Has a partition of this worker's something to do by now that came from no log?"""
+        now = self.clock.now()
+        mine = (p for number, p in self.partitions.items() if self._owners[number] == process.name)
+        return any(p.next_due is not None and p.next_due <= now for p in mine)
 
     def _wake(self, *names: str) -> None:
         """Something has changed for these."""
@@ -296,7 +315,7 @@ class Run:
         """Something has changed, who knows for whom."""
         self._wake(*self.running)
 
-    def _dead(self, process: Process) -> None:
+    def dead(self, process: Process) -> None:
         """It is gone; its membership is not, for a while. Another comes in its place."""
         self.running.pop(process.name, None)
         if process.name in self._busy:
@@ -304,7 +323,7 @@ class Run:
         random = self.random
         member = process.member()
         if member is not None:
-            self._in(random.choice((1, 20, 100)), lambda: self._expire(process))
+            self._in(random.choice((1, 20, 100)), lambda: self.mishaps.expire(process))
         self._in(random.choice((1, 5, 50, 200)), lambda: self._start(process.name))
 
     def _stopped(self, process: WorkerProcess) -> None:
@@ -318,7 +337,7 @@ class Run:
                 offset = self.ledger.offsets.get((topic, number))
                 self.world.broker.set_committed(self.world.group, topic, number, offset)
         process.stop()
-        self._dead(process)
+        self.dead(process)
 
     def _jump(self) -> None:
         """Nobody has anything to do: to the next time that somebody may. Where that led to nothing, further."""
@@ -345,93 +364,10 @@ class Run:
                 names.append(process.name)
         return names
 
-    # Faults.
-
-    def _disturb(self) -> None:
-        random, services = self.chaos.random, self.world.application.services
-        for kind in self._each_turn.hits():
-            if kind == "compaction":
-                self._compact()
-            elif kind in _TO_PROCESSES and self.running:  # none where all steps are local, and the workers are dead
-                self._befall(kind, self.running[random.choice(list(self.running))])
-            elif kind == "grow" and services:  # none where all steps are local
-                self._grow(random.choice(services))
-            elif kind == "slot" and services:
-                database = self.world.databases[random.choice(services)]
-                database.slot = database.reader = None
-                self.stir()
-
-    def _befall(self, kind: str, process: Process) -> None:
-        if kind == "expire":
-            self._expire(process)
-        elif process in self._stack:
-            return
-        elif kind == "kill":
-            self._kill(process)
-        else:
-            process.stop()
-            self._dead(process)
-
-    def _kill(self, process: Process) -> None:
-        self._dead(process)
-        if isinstance(process, WorkerProcess) and self.chaos.hit("offsets"):
-            number = self.chaos.random.randrange(self.world.partitions)
-            place = (self.world.topics.requests, number)
-            if self.ledger.offsets.get(place, 0) > 0:
-                self.moved.add(number)
-                self.world.broker.set_committed(self.world.group, *place, self.ledger.offsets[place] - 1)
-
-    def _expire(self, process: Process) -> None:
-        member = process.member()
-        if member is not None:
-            self.world.broker.expire_member(*member)
-            self.stir()
-
-    def _grow(self, service: str) -> None:
-        """Somebody adds a partition to a service's command topic: keys move, and commands overtake each other."""
-        topic = self.world.topics.commands(service)
-        if self.world.broker.partitions(topic) < COMMAND_PARTITIONS_MAX:
-            self.world.broker.add_partition(topic)
-            for name in self._consumers[topic]:
-                if name in self.running:
-                    self._expire(self.running[name])
-
-    def _compact(self) -> None:
-        """Tombstones go only while nobody restores: that may not take as long as they are kept."""
-        workers = [process for process in self.running.values() if isinstance(process, WorkerProcess)]
-        keep = any(process.loop.status.restoring for process in workers) or self.chaos.random.random() < 0.5
-        number = self.chaos.random.randrange(self.world.partitions)
-        self.world.broker.compact(self.world.topics.state, number, keep_tombstones=keep)
-
-    def at_point(self, name: str) -> None:
-        """A process passes a fault point."""
-        if self.chaos.calm or not self._stack:
-            return
-        hits = self._at_points.hits()
-        if "kill" in hits:
-            raise Killed
-        if hits:
-            raise InjectedFault(name)
-        if name not in IN_DATABASE and len(self._stack) < DEPTH_MAX and self._pauses.hits():
-            self._pause(self._stack[-1])
-
-    def _pause(self, process: Process) -> None:
-        """It stands still while the others go on; then it goes on itself, whatever has become of its place."""
-        random = self.chaos.random
-        turns, expires = random.choice((10, 60, 400)), random.random() < 0.7
-        for turn in range(turns):
-            if self.turns >= self.plan.steps:
-                break
-            if turn == turns // 4 and expires:
-                self._expire(process)
-            if turn == turns // 2 and isinstance(process, WorkerProcess) and self.chaos.hit("timeout"):
-                process.time_out()
-            self.turn()
-
     def _meanwhile(self) -> None:
         """Somebody sleeps."""
         self.chaos.arrive()
-        if self._stack and len(self._stack) < DEPTH_MAX and self.random.random() < 0.2:
+        if self.stack and len(self.stack) < DEPTH_MAX and self.random.random() < 0.2:
             for _ in range(self.random.randint(1, 20)):
                 self.turn()
 

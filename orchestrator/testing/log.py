@@ -106,6 +106,15 @@ class MemoryLog:
                     found += records
         return found
 
+    @property
+    def unread(self) -> bool:
+        """Would a poll bring records?"""
+        return any(
+            self._broker.read(topic, partition, position, limit=1)
+            for partition, positions in self._positions.items()
+            for topic, position in positions.items()
+        )
+
     def take_over(self, partition: int) -> Takeover:
         self.pause(partition)
         self._transactions.open()
