@@ -3,6 +3,7 @@
 from collections import deque
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from kompensate.orchestrator.definitions.firing import ScheduleSaga
 from kompensate.orchestrator.definitions.schedule import SAGA
@@ -11,6 +12,7 @@ from kompensate.orchestrator.kernel.tables import Hold
 from kompensate.schemas.formats import payloads_of
 from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Request
 from kompensate.simulator.application import Simulated
+from kompensate.simulator.expected import Expected
 from kompensate.simulator.ledger import Ledger
 from kompensate.simulator.plan import Plan
 from kompensate.simulator.resets import Resets
@@ -35,10 +37,11 @@ class Habits:
 class Load:
     """Asks for `plan.sagas` sagas of `simulated`, as fast as others end."""
 
-    def __init__(self, plan: Plan, simulated: Simulated, world: World, ledger: Ledger) -> None:
+    def __init__(self, plan: Plan, simulated: Simulated, world: World, ledger: Ledger, expected: Expected) -> None:
         self.calm = False
         self.started: list[str] = []
         self._plan, self._simulated, self._world, self._ledger = plan, simulated, world, ledger
+        self._expected = expected
         self._random = Random(f"{plan.seed}/load")
         application = simulated.application
         self._names = sorted(name for name, saga in application.sagas.items() if not isinstance(saga, ScheduleSaga))
@@ -46,7 +49,8 @@ class Load:
         self.schedules = Schedules(application)
         self._declared = self._deleted = False
         self._recent: deque[Request] = deque(maxlen=50)
-        self._signal_names: set[str] = set()
+        self._signals: dict[str, Any] = {}
+        """Names that were waited for, with the types of their payloads."""
         self._count = 0
         self._habits = Habits()
         self._resets = Resets(plan, ledger, self.started, self._send) if plan.resets else None
@@ -105,9 +109,9 @@ class Load:
         name = random.choice(self._names)
         saga_id = f"{name}-{len(self.started)}"
         self.started.append(saga_id)
-        if self._signal_names and random.random() < 0.05:
-            early = random.choice(sorted(self._signal_names))
-            self._send(SIGNAL, saga_id, self._simulated.signal(early), subject=early)
+        if self._signals and random.random() < 0.05:
+            early = random.choice(sorted(self._signals))
+            self._send(SIGNAL, saga_id, self._simulated.signal(early, self._signals[early], random), subject=early)
         self._send(START, saga_id, self._simulated.input(name, random), saga_type=name, time=self._world.clock.now())
 
     def _signal(self, state: SagaState) -> None:
@@ -117,8 +121,9 @@ class Load:
                 self._send(SIGNAL, state.saga_id, said, subject=SAGA)
         elif state.receives:
             receive = self._random.choice(list(state.receives.values()))
-            self._signal_names.add(receive.name)
-            self._send(SIGNAL, state.saga_id, self._simulated.signal(receive.name), subject=receive.name)
+            name, kind = receive.name, self._expected.signal(state.saga_id, receive.number)
+            self._signals[name] = kind
+            self._send(SIGNAL, state.saga_id, self._simulated.signal(name, kind, self._random), subject=name)
 
     def _ask(self, type_: str, state: SagaState, reason: str) -> None:
         self._send(type_, state.saga_id, subject=reason)

@@ -9,18 +9,22 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from kompensate.orchestrator.errors import Fatal
+from kompensate.orchestrator.kernel.operation import Operation
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.sagas.rooms import Rooms
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.testing import VirtualClock
 from kompensate.orchestrator.testing.broker import Offsets
+from kompensate.participants.outcome import Call
 from kompensate.schemas.faults import InjectedFault, observe
 from kompensate.simulator import limits, rest
 from kompensate.simulator.application import Simulated
 from kompensate.simulator.chaos import Chaos, Killed
 from kompensate.simulator.effects import Effects
+from kompensate.simulator.expected import Expected
 from kompensate.simulator.lateness import Lateness
 from kompensate.simulator.ledger import Ledger
 from kompensate.simulator.load import Load
@@ -96,13 +100,14 @@ class Run:
 
     def __init__(self, plan: Plan, simulated: Simulated, odds: Odds) -> None:
         application = simulated.application
-        self.plan, self.turns = plan, 0
+        self.plan, self.turns, self._simulated = plan, 0, simulated
+        self.expected = Expected()
         self.ends: dict[str, int] = {}
         self.random = Random(f"{plan.seed}/schedule")
         self.clock = SimulatedClock()
         self.clock.meanwhile = self._meanwhile
         self.scripted = {
-            s: Scripted(s, plan.seed, odds, simulated.reply, application.payloads) for s in application.services
+            s: Scripted(s, plan.seed, odds, self._reply, application.payloads) for s in application.services
         }
         jitter = Random(f"{plan.seed}/jitter")
         self.world = World(application, self.scripted, PROCESS_SETTINGS, jitter, self.clock)
@@ -110,7 +115,7 @@ class Run:
         self.effects = Effects(self.ledger, self.world.databases, lambda service: self._wake(f"relay-{service}"))
         self.chaos = Chaos(plan, self.world.broker, self.stir)
         self.mishaps = Mishaps(self)
-        self.load = Load(plan, simulated, self.world, self.ledger)
+        self.load = Load(plan, simulated, self.world, self.ledger, self.expected)
         self.moved: set[int] = set()
         self.partitions: dict[int, Watched] = {}
         self._owners: dict[int, str] = {}
@@ -164,9 +169,20 @@ class Run:
     def running_with(self, number: int) -> tuple[int, ...]:
         """The partitions that were given to the worker which runs this one, read or not."""
         name = self._owners.get(number)
-        known = [process for process in (*self.running.values(), *self._stack) if process.name == name]
+        known = [process for process in (*self.running.values(), *self.stack) if process.name == name]
         found = [process.loop.status for process in known if isinstance(process, WorkerProcess)]
         return next((status.running + status.restoring for status in found if number in status.running), ())
+
+    def asked(self, saga_id: str, operation: Operation) -> None:
+        """A program waits for this."""
+        self.expected.note(saga_id, operation)
+
+    def _reply(self, type_: str, payload: dict[str, Any], call: Call) -> object:
+        """What a participant makes of a command that is done."""
+        issued, expected = self.ledger.issued.get(call.id), None
+        if issued is not None and call.phase == "forward":
+            expected = self.expected.result(call.saga_id, issued.made.number)
+        return self._simulated.reply(type_, payload, expected)
 
     def closed(self, partition: Watched) -> None:
         """Its worker has let go of it."""

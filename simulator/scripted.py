@@ -16,8 +16,8 @@ from kompensate.participants.outcome import Call, Refused, Retry
 from kompensate.participants.participant import Handler, Participant
 from kompensate.schemas.formats import PayloadFormat
 
-Answer = Callable[[str, dict[str, Any]], object]
-"""Makes the result of a command from its type and payload."""
+Answer = Callable[[str, dict[str, Any], Call], object]
+"""Makes the result of a command from its type, payload and what else is known of it."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Scripted(Participant):
         )
         if not self.calm:
             self._perhaps_not(call)
-        return self._answer(contract, payload if isinstance(payload, dict) else {})
+        return self._answer(contract, payload if isinstance(payload, dict) else {}, call)
 
     def _perhaps_not(self, call: Call) -> None:
         odds, roll = self._odds, self._roll(call.id, "outcome")

@@ -4,22 +4,47 @@ import pytest
 
 from kompensate.orchestrator import Application, Schedule
 from kompensate.orchestrator.definitions.schedule import OVERLAPS
+from kompensate.schemas.formats import Owner, PayloadFormat
 from kompensate.simulator.application import Simulated
 from kompensate.simulator.plan import Plan
 from kompensate.simulator.run import simulate
 from tests.fixtures.simulated import CHECKOUT, Order, approval, detour, inventory, payments, shipping
 
-SCHEDULED = Simulated(
-    Application(
-        "shop",
-        [CHECKOUT, approval, detour],
-        services=[inventory, payments, shipping],
-        schedules=[
-            Schedule(overlap, saga, Order(overlap, 1), interval=600, overlap=overlap)
-            for overlap, saga in zip(OVERLAPS, [CHECKOUT, approval, detour] * 2, strict=True)
-        ],
+
+def scheduled(payloads: PayloadFormat | None = None) -> Simulated:
+    """A schedule of every overlap."""
+    schedules = [
+        Schedule(overlap, saga, Order(overlap, 1), interval=600, overlap=overlap)
+        for overlap, saga in zip(OVERLAPS, [CHECKOUT, approval, detour] * 2, strict=True)
+    ]
+    services = [inventory, payments, shipping]
+    return Simulated(
+        Application("shop", [CHECKOUT, approval, detour], services=services, schedules=schedules, payloads=payloads)
     )
-)
+
+
+SCHEDULED = scheduled()
+
+
+class Mirrored:
+    """A codec: the bytes from the last to the first."""
+
+    name = "mirrored"
+
+    def encode(self, data: bytes, _: Owner, /) -> bytes:
+        return data[::-1]
+
+    def decode(self, data: bytes, _: Owner, /) -> bytes:
+        return data[::-1]
+
+
+def test_payloads_are_in_the_applications_format() -> None:
+    """What clients, participants and schedules write, too."""
+    found = simulate(Plan(3, sagas=30, width=10, steps=4_000), scheduled(PayloadFormat([Mirrored()])))
+
+    assert found.violation is None, found.violation
+    assert sum(found.ends.values()) > found.sagas, found.ends
+    assert found.held == {}
 
 
 def test_a_run_with_schedules_comes_to_rest() -> None:
