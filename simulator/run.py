@@ -334,6 +334,8 @@ class Run:
     def dead(self, process: Process) -> None:
         """It is gone; its membership is not, for a while. Another comes in its place."""
         self.running.pop(process.name, None)
+        for number in [number for number, owner in self._owners.items() if owner == process.name]:
+            del self.partitions[number], self._owners[number]  # what it remembers is nobody's any more
         if process.name in self._busy:
             self._busy.remove(process.name)
         random = self.random

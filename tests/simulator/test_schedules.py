@@ -58,6 +58,14 @@ def test_a_run_with_schedules_comes_to_rest() -> None:
 
 
 @pytest.mark.slow
+def test_a_run_is_not_over_before_the_dead_are_replaced() -> None:
+    """A worker dies after its last commit: its memory is not what is compared with the topic."""
+    found = simulate(Plan(700082, sagas=60, intensity=2.0), SCHEDULED)
+
+    assert found.violation is None, found.violation
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_schedules_under_faults(seed: int) -> None:
     """Nothing fires twice, nothing is lost, whatever goes wrong. Seeds 0 to 2."""
