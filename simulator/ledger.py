@@ -27,6 +27,7 @@ from kompensate.orchestrator.sagas.journal import (
     STATE_HEADER,
     Damaged,
     ReadPage,
+    Recorded,
     StateHeader,
     read_page,
     read_watermark,
@@ -199,24 +200,26 @@ class Ledger:
             page = self._opened(saga_id, shadow, value)
             shadow.pages.append(value)
         for recorded in page.events:
-            origin = recorded.origin
-            number = shadow.state.events + 1
-            if isinstance(recorded.event, e.SagaForked) and number == 1:
-                shadow.copied = recorded.event.events + 1
-            mine = number == 1 or number > shadow.copied
-            if origin.offset >= 0 and mine:
-                taken.take(saga_id, (origin.topic, origin.partition), origin.offset)
-                key = self._inputs.get((origin.topic, origin.partition, origin.offset))
-                if key != saga_id.encode():
-                    raise Violation("I7", f"{saga_id}: expected a record of its own at {origin}, got {key!r}")
-            self._fold(shadow.state, recorded.event, origin.time)
-            if type(recorded.event) is e.CallAdmitted:
-                partition = int(shadow.state.run.partition(".")[0])
-                call = shadow.state.calls[recorded.event.number]
-                self.admitted.add((partition, call.limit, line_of(call)))
-            if number == shadow.copied:
-                shadow.commands = len(shadow.state.commands)  # another saga sent them
+            self._event(saga_id, shadow, recorded, taken)
         return shadow
+
+    def _event(self, saga_id: str, shadow: Shadow, recorded: Recorded, taken: "_Taken") -> None:
+        origin, number = recorded.origin, shadow.state.events + 1
+        if number == 1 and isinstance(recorded.event, e.SagaForked):
+            shadow.copied = recorded.event.events + 1
+        mine = number == 1 or number > shadow.copied
+        if origin.offset >= 0 and mine:
+            taken.take(saga_id, (origin.topic, origin.partition), origin.offset)
+            key = self._inputs.get((origin.topic, origin.partition, origin.offset))
+            if key != saga_id.encode():
+                raise Violation("I7", f"{saga_id}: expected a record of its own at {origin}, got {key!r}")
+        self._fold(shadow.state, recorded.event, origin.time)
+        if type(recorded.event) is e.CallAdmitted:
+            partition = int(shadow.state.run.partition(".")[0])
+            call = shadow.state.calls[recorded.event.number]
+            self.admitted.add((partition, call.limit, line_of(call)))
+        if number == shadow.copied:
+            shadow.commands = len(shadow.state.commands)  # another saga sent them
 
     def _opened(self, saga_id: str, shadow: Shadow, value: bytes) -> ReadPage:
         page = self._read(saga_id, value)

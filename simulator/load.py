@@ -92,11 +92,11 @@ class Load:
         if not self._declared:
             self._declared = True
             for saga_id, begun in self.schedules.starts():
-                self._send(START, saga_id, begun, saga_type=SAGA, time=self._world.clock.now())
+                self._say(START, saga_id, begun, saga_type=SAGA, time=self._world.clock.now())
         if self.done and not self._deleted:
             self._deleted = True
             for saga_id, _ in self.schedules.starts():
-                self._send(SIGNAL, saga_id, self.schedules.deletion(), subject=SAGA)
+                self._say(SIGNAL, saga_id, self.schedules.deletion(), subject=SAGA)
 
     def _to_one(self, act) -> None:  # type: ignore[no-untyped-def]
         live = self._ledger.live
@@ -111,28 +111,31 @@ class Load:
         self.started.append(saga_id)
         if self._signals and random.random() < 0.05:
             early = random.choice(sorted(self._signals))
-            self._send(SIGNAL, saga_id, self._simulated.signal(early, self._signals[early], random), subject=early)
-        self._send(START, saga_id, self._simulated.input(name, random), saga_type=name, time=self._world.clock.now())
+            self._say(SIGNAL, saga_id, self._simulated.signal(early, self._signals[early], random), subject=early)
+        self._say(START, saga_id, self._simulated.input(name, random), saga_type=name, time=self._world.clock.now())
 
     def _signal(self, state: SagaState) -> None:
         if self.schedules.keeps(state.saga_id):
             if not self.calm:
                 said = self.schedules.word(state.saga_id, self._world.clock.now(), self._random)
-                self._send(SIGNAL, state.saga_id, said, subject=SAGA)
+                self._say(SIGNAL, state.saga_id, said, subject=SAGA)
         elif state.receives:
             receive = self._random.choice(list(state.receives.values()))
             name, kind = receive.name, self._expected.signal(state.saga_id, receive.number)
             self._signals[name] = kind
-            self._send(SIGNAL, state.saga_id, self._simulated.signal(name, kind, self._random), subject=name)
+            self._say(SIGNAL, state.saga_id, self._simulated.signal(name, kind, self._random), subject=name)
 
     def _ask(self, type_: str, state: SagaState, reason: str) -> None:
         self._send(type_, state.saga_id, subject=reason)
 
-    def _send(self, type_: str, saga_id: str, value: object = None, **fields: object) -> None:
+    def _say(self, type_: str, saga_id: str, value: object, **fields: object) -> None:
+        """`_send` with a payload."""
+        self._send(type_, saga_id, payload=self._payloads.for_saga(saga_id).encode(value), **fields)
+
+    def _send(self, type_: str, saga_id: str, **fields: object) -> None:
         self._count += 1
-        payload = self._payloads.for_saga(saga_id).encode(value) if type_ in (START, SIGNAL) else None
-        request = Request(f"request-{self._count}", type_, saga_id, SOURCE, payload=payload, **fields)  # type: ignore[arg-type]
-        if payload is not None:
+        request = Request(f"request-{self._count}", type_, saga_id, SOURCE, **fields)  # type: ignore[arg-type]
+        if type_ in (START, SIGNAL):
             self._recent.append(request)
         self._world.ask(request)
 
