@@ -7,6 +7,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.event import listen
 
 from kompensate.outbox.naming import check_dsn
+from kompensate.outbox.writer import sqlite_cursor
 
 # A database whose host is gone is noticed in about half a minute, instead of the operating system's quarter of an hour.
 _PATIENCE = {
@@ -66,4 +67,4 @@ def _sqlite(url: str) -> Engine:
 
 
 def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    sqlite_cursor(connection).execute("BEGIN IMMEDIATE")

@@ -42,6 +42,11 @@ class Handler:
     result_name: str | None
 
     @property
+    def wants_session(self) -> bool:
+        """Does it ask for a Session?"""
+        return any(offer == "session" for _, offer in self.offers)
+
+    @property
     def writes(self) -> bool:
         """Whether it can touch the database: one that cannot needs no savepoint."""
         return any(offer != "call" for _, offer in self.offers)

@@ -1,9 +1,10 @@
 """A handler's part of the group's transaction: kept whole or undone whole.
 
 Each handler starts at a savepoint. SQLAlchemy's own costs two round trips and half a millisecond a handler
-(measured), so there is one nested transaction for the group, and from handler to handler its savepoint is moved
-forward under the same name, in one round trip. To SQLAlchemy it stays the one it made, so that a failed flush
-goes back to it, which is the beginning of the handler at work.
+(measured), so there is one for the group, and from handler to handler it is moved forward under the same name, in one
+round trip. Who asks for a Session gets one in a nested transaction of SQLAlchemy's: to that the savepoint stays the
+one it made, so that a failed flush goes back to it, which is the beginning of the handler at work. A group of handlers
+that take the connection alone needs neither: its savepoint is the driver's.
 """
 
 from collections.abc import Iterator
@@ -35,8 +36,11 @@ class HandlerSession(Session):
         raise Misuse("session.rollback(): expected a handler to raise, got a rollback: use begin_nested() for a part")
 
 
+_SAVEPOINT = "kompensate"
+
+
 class Scratch:
-    """Gives out the session, handler by handler, inside one transaction of `connection`."""
+    """Each handler's beginning, and the session of those that ask for one, inside one transaction of `connection`."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -46,27 +50,36 @@ class Scratch:
         self._session: HandlerSession | None = None
         self._name = ""
 
-    def begin(self) -> HandlerSession:
-        """Set the savepoint and return the session to work in. What the last handler kept is kept."""
-        if self._session is None:
+    def begin(self, *, session: bool) -> HandlerSession | None:
+        """Set the savepoint; with `session` return the one to work in. What the last handler kept is kept."""
+        if session and self._session is None:
+            if self._name:
+                self._execute(f"RELEASE SAVEPOINT {self._name}")
             self._nested = self._connection.begin_nested()
             # Not a public name; a test tells when SQLAlchemy changes it. (Its `savepoint` event gives None.)
             self._name = str(self._nested._savepoint)
             self._session = HandlerSession(
                 bind=self._connection, join_transaction_mode="rollback_only", expire_on_commit=False
             )
-        else:
+        elif self._name:
             self._move()
+        else:
+            self._name = _SAVEPOINT
+            self._execute(f"SAVEPOINT {self._name}")
         return self._session
 
     def keep(self) -> None:
         """Write what the handler left unwritten. Raises what the database raises, and Misuse."""
         session = self._session
-        assert session is not None
-        if session.in_nested_transaction():
-            raise Misuse("session.begin_nested(): expected to be ended by the handler, got one still open")
-        session.flush()
-        session.expunge_all()
+        if session is not None:
+            if session.in_nested_transaction():
+                raise Misuse("session.begin_nested(): expected to be ended by the handler, got one still open")
+            session.flush()
+            session.expunge_all()
+        if not self._connection.in_transaction():
+            raise Misuse("connection.rollback(): expected a handler to raise, got a rollback")
+        if self._connection.get_nested_transaction() is not self._nested:
+            raise Misuse("connection.begin_nested(): expected to be ended by the handler, got one still open")
         if not self._sqlite and self._driver.pgconn.transaction_status != _IN_TRANSACTION:
             raise Misuse(
                 "expected an open transaction, got one that a failed statement or a COMMIT ended: let it raise"
@@ -75,23 +88,38 @@ class Scratch:
     def undo(self) -> None:
         """Back to where the handler began. Raises what the database raises: then the whole group is undone."""
         if self._session is None or self._nested is None:
+            self._undo_without_session()
             return
         self._session.close()
         if self._nested.is_active:
             self._nested.rollback()
         self._nested = self._session = None
+        self._name = ""
+
+    def _undo_without_session(self) -> None:
+        left_open = self._connection.get_nested_transaction()
+        while left_open is not None:
+            left_open.rollback()
+            left_open = self._connection.get_nested_transaction()
+        self._execute(f"ROLLBACK TO SAVEPOINT {self._name}")
 
     def close(self) -> None:
         if self._session is not None:
             self._session.close()
 
     def _move(self) -> None:
+        if self._sqlite:
+            self._execute(f"RELEASE SAVEPOINT {self._name}")
+            self._execute(f"SAVEPOINT {self._name}")
+        else:
+            self._execute(f"RELEASE SAVEPOINT {self._name}; SAVEPOINT {self._name}")
+
+    def _execute(self, statement: str) -> None:
         cursor = self._driver.cursor()
         if self._sqlite:
-            cursor.execute(f"RELEASE SAVEPOINT {self._name}")
-            cursor.execute(f"SAVEPOINT {self._name}")
+            cursor.execute(statement)
         else:
-            cursor.execute(f"RELEASE SAVEPOINT {self._name}; SAVEPOINT {self._name}", prepare=False)
+            cursor.execute(statement, prepare=False)
 
 
 _OPEN = "kompensate_open"

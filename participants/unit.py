@@ -213,13 +213,16 @@ class _Group:
         except BadPayload as error:
             return self._give_up(str(error))
         # Outside the try: a savepoint that cannot be set is the whole group's trouble, not this handler's.
-        session = self._begin() if handler.writes else None
+        scratch, session = self._begin(handler) if handler.writes else (None, None)
         try:
-            return self._call(handler, payload, order.command, session), None
+            answer = self._call(handler, payload, order.command, session)
+            if scratch is not None:
+                scratch.keep()
+            return answer, None
         except Exception as error:
             _raise_if_whole(error, self.connection)
-            if self.scratch is not None and session is not None:
-                self.scratch.undo()
+            if scratch is not None:
+                scratch.undo()
             if isinstance(error, Refused):
                 return self._refuse(error)
             if isinstance(error, PayloadUnavailable):
@@ -247,10 +250,7 @@ class _Group:
                 given[parameter] = session if offer == "session" else self.connection
         result = handler.function(payload, **given)
         fault("participant.after_handler")
-        answer = replies.done(self.participant, handler, command, result)
-        if self.scratch is not None and session is not None:
-            self.scratch.keep()
-        return answer
+        return replies.done(self.participant, handler, command, result)
 
     def _refuse(self, error: Refused) -> tuple[Answer | Later, str | None]:
         try:
@@ -261,10 +261,10 @@ class _Group:
     def _give_up(self, reason: str) -> tuple[Answer, str]:
         return replies.failed(self.participant, reason), reason
 
-    def _begin(self) -> HandlerSession:
+    def _begin(self, handler: Handler) -> tuple[Scratch, HandlerSession | None]:
         if self.scratch is None:
             self.scratch = Scratch(self.connection)
-        return self.scratch.begin()
+        return self.scratch, self.scratch.begin(session=handler.wants_session)
 
 
 def _read(participant: Participant, command: Command) -> tuple[Handler, object]:

@@ -11,13 +11,21 @@ from kompensate.orchestrator.definitions.steps import Step
 from kompensate.simulator.samples import sample
 
 
+class NoValue(BaseException):
+    """Of a type that is asked for no value can be made up: the application has to say one.
+
+    Not an Exception: the loops under test catch those, and go on.
+    """
+
+
 @dataclass(frozen=True)
 class Simulated:
     """`application` with, where chance does not make good ones, its author's own values.
 
     `make_input(saga name, random)` gives a start's input, `make_reply(command type, payload)` a done command's
     result, `make_signal(name)` a signal's payload; None leaves it to chance: inputs and results by their types (a
-    result nobody declared a type for is the command's own payload), signals empty.
+    result nobody declared a type for is the command's own payload), signals too (else they are empty). Where a type is
+    none of which a value can be made, NoValue is raised.
     """
 
     application: Application
@@ -26,22 +34,26 @@ class Simulated:
     make_signal: Callable[[str], Any] | None = None
 
     def input(self, name: str, random: Random) -> Any:
-        """A start's input. Raises TypeError where its type is none of which a value can be made."""
+        """A start's input."""
         made = None if self.make_input is None else self.make_input(name, random)
-        return sample(self.application.sagas[name].input, random) if made is None else made
+        kind = self.application.sagas[name].input
+        return _made(kind, random, f"the input of {name}", "simulated_input") if made is None else made
 
-    def reply(self, type_: str, payload: dict[str, Any]) -> Any:
-        """A command's result."""
+    def reply(self, type_: str, payload: dict[str, Any], expected: Any) -> Any:
+        """A command's result, of the type that its program expects."""
         made = None if self.make_reply is None else self.make_reply(type_, payload)
         if made is not None:
             return made
-        returns = self.returns().get(type_)
-        return payload if returns is None else sample(returns, Random(repr(sorted(payload.items()))))
+        if expected is None:
+            return payload
+        return _made(expected, Random(repr(sorted(payload.items()))), f"the result of {type_}", "simulated_reply")
 
-    def signal(self, name: str) -> Any:
-        """A signal's payload."""
+    def signal(self, name: str, expected: Any, random: Random) -> Any:
+        """A signal's payload, of the type that its program expects."""
         made = None if self.make_signal is None else self.make_signal(name)
-        return {} if made is None else made
+        if made is not None:
+            return made
+        return {} if expected is None else _made(expected, random, f"the signal {name!r}", "simulated_signal")
 
     def returns(self) -> dict[str, Any]:
         """What declared steps return, by the type of their commands."""
@@ -52,3 +64,10 @@ class Simulated:
             for step in saga.steps.values()
             if isinstance(step, Step) and step.returns is not None
         }
+
+
+def _made(kind: Any, random: Random, what: str, hook: str) -> Any:
+    try:
+        return sample(kind, random)
+    except TypeError as error:
+        raise NoValue(f"{what}: {error}; have the application's module say one, by a function {hook}") from error

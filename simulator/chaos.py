@@ -1,6 +1,7 @@
 """The faults: which happen when, and those that the broker's clients see."""
 
 from collections.abc import Callable, Mapping, Sequence
+from math import inf, log
 from random import Random
 
 from kompensate.orchestrator.ports import OutRecord
@@ -42,8 +43,17 @@ class Chaos:
 
     def hit(self, kind: str) -> bool:
         """Does a fault of this kind happen now?"""
-        if self.calm or kind not in self._rates or self.random.random() >= self._rates[kind]:
-            return False
+        return not self.calm and self.random.random() < self._rates.get(kind, 0.0) and self.fires(kind)
+
+    def gap(self, kind: str) -> float:
+        """At which occasion from now on a fault of this kind is next: what `hit` would say, occasion by occasion."""
+        rate = self._rates.get(kind, 0.0)
+        if not 0 < rate < 1:
+            return 1 if rate else inf
+        return 1 + int(log(1 - self.random.random()) / log(1 - rate))
+
+    def fires(self, kind: str) -> bool:
+        """Chance has it; was it left out of the plan?"""
         self._occasions += 1
         if self._occasions in self._without:
             return False
@@ -93,6 +103,30 @@ class Chaos:
             return False
         self._marker_pace = self.random.choice(MARKER_PACES)
         return True
+
+
+class Occasions:
+    """Where faults of several kinds may happen, and mostly none does: nothing is drawn before the next one."""
+
+    def __init__(self, chaos: Chaos, kinds: Sequence[str]) -> None:
+        self._chaos = chaos
+        self._passed = 0
+        self._due = {kind: chaos.gap(kind) for kind in kinds}
+        self._next = min(self._due.values())
+
+    def hits(self) -> Sequence[str]:
+        """The kinds that happen now."""
+        chaos = self._chaos
+        if chaos.calm:
+            return ()
+        self._passed += 1
+        if self._passed < self._next:
+            return ()
+        found = [kind for kind, due in self._due.items() if due <= self._passed]
+        for kind in found:
+            self._due[kind] = self._passed + chaos.gap(kind)
+        self._next = min(self._due.values())
+        return [kind for kind in found if chaos.fires(kind)]
 
 
 class UnluckyProducer(MemoryProducer):

@@ -45,6 +45,11 @@ class MemorySource:
                 self._positions[partition] = record.offset + 1
         return found
 
+    @property
+    def unread(self) -> bool:
+        """Are there records that no poll has brought, held back or not?"""
+        return any(self._broker.read(self._topic, *position, limit=1) for position in self._positions.items())
+
     def _hear(self) -> None:
         told = self._broker.group(self._group).poll(self.member)
         if told is None:

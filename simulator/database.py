@@ -42,6 +42,7 @@ class Database:
             )
             driver: Any = connection.connection.driver_connection
         self._driver = driver
+        self._changes = 0
         self._seen = 0
         self._end = 100
         self.transactions: list[tuple[int, int, list[list[bytes | None]]]] = []
@@ -61,6 +62,9 @@ class Database:
 
     def collect(self) -> bool:
         """Put what was committed since into the log; whether there was anything."""
+        if self._driver.total_changes == self._changes:
+            return False  # not even one that was taken back
+        self._changes = self._driver.total_changes
         rows = self.query(f"SELECT rowid, {_SELECT} FROM outbox WHERE rowid > ? ORDER BY rowid", self._seen)  # noqa: S608 our own names
         if not rows:
             return False

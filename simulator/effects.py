@@ -8,7 +8,7 @@ I10  only commands of committed transactions are executed
 
 from collections.abc import Callable
 
-from kompensate.orchestrator.kernel.state import SagaState
+from kompensate.orchestrator.kernel.state import Call, SagaState
 from kompensate.orchestrator.kernel.tables import CallStatus
 from kompensate.orchestrator.ports import Record
 from kompensate.simulator.database import COLUMNS, Database
@@ -74,7 +74,8 @@ class Effects:
     def published(self, service: str, record: Record) -> None:
         """A record of a reply topic."""
         id_ = next((value for name, value in record.headers or () if name == "id"), None) or b""
-        expect(id_ in self._known, "I9", f"{service}: {id_!r} is published and was not committed")
+        if id_ not in self._known:
+            raise Violation("I9", f"{service}: {id_!r} is published and was not committed")
         self.unpublished[service].pop(id_, None)
 
     def confirmed(self, service: str, lsn: int) -> None:
@@ -91,16 +92,27 @@ class Effects:
         for call in state.calls.values():
             if call.made.service not in self._databases:
                 continue  # a local step, or a child: no participant's
-            where = f"{state.saga_id} ({state.status}), step {call.made.step!r}, {call.status}"
             attempts = [id_ for id_, other in state.commands.items() if other is call]
-            forward = [id_ for id_ in attempts if id_ in self.done and id_ not in self._undos]
-            expect(len(forward) <= 1, "I2", f"{where}: expected one attempt to take effect, got {forward}")
-            if call.status is CallStatus.DONE:
-                expect(forward, "I1", f"{where}: expected its effect in the database, got none")
-                expect(forward[0] not in self.undone, "I1", f"{where}: expected it to stay, but it was undone")
-            elif call.status in _NOT_DONE:
-                expect(not forward, "I1", f"{where}: expected no effect, got {forward}")
-            elif call.status is CallStatus.UNDONE:
-                left = [id_ for id_ in forward if id_ not in self.undone]
-                expect(not left, "I1", f"{where}: expected it undone, {left} still stands")
+            name, problem = self._problem(
+                call, [id_ for id_ in attempts if id_ in self.done and id_ not in self._undos]
+            )
+            if problem:
+                where = f"{state.saga_id} ({state.status}), step {call.made.step!r}, {call.status}"
+                raise Violation(name, f"{where}: {problem}")
+            if call.status is CallStatus.UNDONE:
                 self._closed.add(call.forward_id)
+
+    def _problem(self, call: Call, forward: list[str]) -> tuple[str, str]:
+        """What is wrong with a call of a saga that has ended, of which these attempts took effect; mostly nothing."""
+        if len(forward) > 1:
+            return "I2", f"expected one attempt to take effect, got {forward}"
+        if call.status is CallStatus.DONE:
+            if not forward:
+                return "I1", "expected its effect in the database, got none"
+            if forward[0] in self.undone:
+                return "I1", "expected it to stay, but it was undone"
+        elif call.status in _NOT_DONE and forward:
+            return "I1", f"expected no effect, got {forward}"
+        elif call.status is CallStatus.UNDONE and not self.undone.issuperset(forward):
+            return "I1", f"expected it undone, {forward} still stands"
+        return "", ""

@@ -27,6 +27,7 @@ from kompensate.orchestrator.sagas.journal import (
     STATE_HEADER,
     Damaged,
     ReadPage,
+    Recorded,
     StateHeader,
     read_page,
     read_watermark,
@@ -41,6 +42,7 @@ from kompensate.simulator.violation import Violation, expect
 
 _SUMMARY, _PAGE = codec.prefix(codec.SUMMARY), codec.prefix(codec.PAGE)
 _OURS = (WORKER, CHILD)
+_WATERMARK = WATERMARK_PREFIX.encode()
 _TO_UNDO = (CallStatus.DONE, CallStatus.IN_DOUBT)
 
 
@@ -79,7 +81,8 @@ class Ledger:
         self.admitted: set[tuple[int, str, str]] = set()
         """(partition, limit, line) of the calls that it let out under limits."""
         self._app = app
-        self._topics = topics
+        self._state_topic, self._history_topic = topics.state, topics.history
+        self._quarantine, self._requests = topics.quarantine, topics.requests
         self._command_topics = {topics.commands(service) for service in services}
         self._inputs: dict[tuple[str, int, int], bytes | None] = {}
         self._input_topics = {topics.requests, *(topics.replies(service) for service in services)}
@@ -99,7 +102,8 @@ class Ledger:
         offsets = {place: offset for found in groups for place, offset in found.offsets.items()}
         before = {place: self.offsets.get(place, 0) for place in offsets}
         for place, offset in offsets.items():
-            expect(offset >= before[place], "I8", f"{place}: expected an offset from {before[place]} on, got {offset}")
+            if offset < before[place]:
+                raise Violation("I8", f"{place}: expected an offset from {before[place]} on, got {offset}")
         self.offsets.update(offsets)
         self._watermarks(records, offsets)
         taken = _Taken(before, offsets)
@@ -117,43 +121,43 @@ class Ledger:
                 expect(saga_id not in self.live, "I5", f"{saga_id} ended without its summary")
 
     def _record(self, record: Record, taken: "_Taken", touched: dict[str, Shadow], sent: dict[str, set[str]]) -> None:
-        topics = self._topics
-        if record.topic == topics.state:
+        topic = record.topic
+        if topic == self._state_topic:
             self._state(record, taken, touched)
-        elif record.topic == topics.history:
+        elif topic == self._history_topic:
             self._history(record, taken, touched)
-        elif record.topic == topics.quarantine:
+        elif topic == self._quarantine:
             self.refused.add((record.key or b"").decode())
-        elif record.topic == topics.requests:
+        elif topic == self._requests:
             self.appended(record)  # what a saga asks of another
-        elif record.topic in self._command_topics:
+        elif topic in self._command_topics:
             headers = dict(record.headers or ())
             saga_id = (headers["ce_correlationid"] or b"").decode()
             sent.setdefault(saga_id, set()).add((headers["ce_id"] or b"").decode())
 
     def _watermarks(self, records: list[Record], offsets: dict[tuple[str, int], int]) -> None:
         marked = set()
-        for record in records:
-            if record.topic == self._topics.state and (record.key or b"").startswith(WATERMARK_PREFIX.encode()):
+        state = [record for record in records if record.topic == self._state_topic]
+        for record in state:
+            if (record.key or b"").startswith(_WATERMARK):
                 mark = read_watermark(record.value or b"")
                 marked.add(record.partition)
                 expected = {topic: offset for (topic, number), offset in offsets.items() if number == record.partition}
-                expect(
-                    mark.offsets == expected,
-                    "I8",
-                    f"partition {record.partition}: expected a watermark of the committed {expected}, "
-                    f"got {mark.offsets}",
-                )
+                if mark.offsets != expected:
+                    raise Violation(
+                        "I8",
+                        f"partition {record.partition}: expected a watermark of the committed {expected}, "
+                        f"got {mark.offsets}",
+                    )
                 last = self._numbers.get(record.partition, 0)
-                expect(
-                    mark.transaction == last + 1,
-                    "I8",
-                    f"partition {record.partition}: expected transaction {last + 1}, got {mark.transaction}",
-                )
+                if mark.transaction != last + 1:
+                    raise Violation(
+                        "I8", f"partition {record.partition}: expected transaction {last + 1}, got {mark.transaction}"
+                    )
                 self._numbers[record.partition] = mark.transaction
-        stray = {r.partition for r in records if r.topic == self._topics.state} - marked
+        stray = {record.partition for record in state} - marked
         expect(not stray, "I8", f"partitions {stray}: records of state without a watermark in their transaction")
-        for _topic, number in offsets:
+        for number in {number for _topic, number in offsets}:
             expect(number in marked, "I8", f"partition {number}: offsets without a watermark in their transaction")
 
     def _state(self, record: Record, taken: "_Taken", touched: dict[str, Shadow]) -> None:
@@ -187,7 +191,8 @@ class Ledger:
         newest = len(shadow.pages) - 1
         if number <= newest and shadow.pages[number] == value:
             return shadow  # a closed page, for the history
-        expect(number in (newest, newest + 1), "I5", f"{saga_id}: expected page {newest} or the next, got {number}")
+        if number not in (newest, newest + 1):
+            raise Violation("I5", f"{saga_id}: expected page {newest} or the next, got {number}")
         if number == newest:
             page = self._appended(saga_id, shadow, value)
             shadow.pages[-1] = value
@@ -195,31 +200,33 @@ class Ledger:
             page = self._opened(saga_id, shadow, value)
             shadow.pages.append(value)
         for recorded in page.events:
-            origin = recorded.origin
-            number = shadow.state.events + 1
-            if isinstance(recorded.event, e.SagaForked) and number == 1:
-                shadow.copied = recorded.event.events + 1
-            mine = number == 1 or number > shadow.copied
-            if origin.offset >= 0 and mine:
-                taken.take(saga_id, (origin.topic, origin.partition), origin.offset)
-                key = self._inputs.get((origin.topic, origin.partition, origin.offset))
-                expect(
-                    key == saga_id.encode(), "I7", f"{saga_id}: expected a record of its own at {origin}, got {key!r}"
-                )
-            self._fold(shadow.state, recorded.event, origin.time)
-            if type(recorded.event) is e.CallAdmitted:
-                partition = int(shadow.state.run.partition(".")[0])
-                call = shadow.state.calls[recorded.event.number]
-                self.admitted.add((partition, call.limit, line_of(call)))
-            if number == shadow.copied:
-                shadow.commands = len(shadow.state.commands)  # another saga sent them
+            self._event(saga_id, shadow, recorded, taken)
         return shadow
+
+    def _event(self, saga_id: str, shadow: Shadow, recorded: Recorded, taken: "_Taken") -> None:
+        origin, number = recorded.origin, shadow.state.events + 1
+        if number == 1 and isinstance(recorded.event, e.SagaForked):
+            shadow.copied = recorded.event.events + 1
+        mine = number == 1 or number > shadow.copied
+        if origin.offset >= 0 and mine:
+            taken.take(saga_id, (origin.topic, origin.partition), origin.offset)
+            key = self._inputs.get((origin.topic, origin.partition, origin.offset))
+            if key != saga_id.encode():
+                raise Violation("I7", f"{saga_id}: expected a record of its own at {origin}, got {key!r}")
+        self._fold(shadow.state, recorded.event, origin.time)
+        if type(recorded.event) is e.CallAdmitted:
+            partition = int(shadow.state.run.partition(".")[0])
+            call = shadow.state.calls[recorded.event.number]
+            self.admitted.add((partition, call.limit, line_of(call)))
+        if number == shadow.copied:
+            shadow.commands = len(shadow.state.commands)  # another saga sent them
 
     def _opened(self, saga_id: str, shadow: Shadow, value: bytes) -> ReadPage:
         page = self._read(saga_id, value)
         expected = (shadow.state.run, len(shadow.pages), shadow.state.events + 1, shadow.checksum)
         got = (page.run, page.number, page.first, page.previous)
-        expect(expected == got, "I5", f"{saga_id}: expected run, page, first event, checksum {expected}, got {got}")
+        if expected != got:
+            raise Violation("I5", f"{saga_id}: expected run, page, first event, checksum {expected}, got {got}")
         head = codec.encode_string(page.run) + codec.encode_long(page.number) + codec.encode_long(page.first)
         shadow.head = len(_PAGE) + len(head) + 4
         shadow.checksum = page.checksum
@@ -229,14 +236,12 @@ class Ledger:
         """Only the blocks that are new, as a page of their own: the cost does not grow with the page."""
         old, head = shadow.pages[-1], shadow.head
         body = head + 4
-        expect(
-            value[:head] == old[:head] and value[body : len(old) - 1] == old[body:-1],
-            "I5",
-            f"{saga_id}: expected its page to go on as it was",
-        )
+        if value[:head] != old[:head] or value[body : len(old) - 1] != old[body:-1]:
+            raise Violation("I5", f"{saga_id}: expected its page to go on as it was")
         blocks = value[len(old) - 1 : -1]
         checksum = crc32(blocks, int.from_bytes(shadow.checksum, "big")).to_bytes(4, "big")
-        expect(value[head:body] == checksum, "I5", f"{saga_id}: expected checksum {checksum.hex()} on its page")
+        if value[head:body] != checksum:
+            raise Violation("I5", f"{saga_id}: expected checksum {checksum.hex()} on its page")
         shadow.checksum = checksum
         alone = crc32(blocks, crc32(value[len(_PAGE) : head])).to_bytes(4, "big")
         return self._read(saga_id, b"".join((value[:head], alone, blocks, b"\0")))
@@ -273,13 +278,11 @@ class Ledger:
         if header.events == 0 and number < len(shadow.pages):
             return  # of a closed page: nothing stands in it
         expected = (state.run, state.events, state.next_due() or 0, str(state.status), str(state.hold or "-"))
-        expect(header[:5] == expected, "I6", f"{saga_id}: expected the header {expected}, got {header[:5]}")
+        if header[:5] != expected:
+            raise Violation("I6", f"{saga_id}: expected the header {expected}, got {header[:5]}")
         attributes = next((v for name, v in record.headers or () if name == ATTRIBUTES_HEADER), None) or b""
-        expect(
-            attributes == state.attributes,
-            "I6",
-            f"{saga_id}: expected attributes {state.attributes!r}, got {attributes!r}",
-        )
+        if attributes != state.attributes:
+            raise Violation("I6", f"{saga_id}: expected attributes {state.attributes!r}, got {attributes!r}")
 
     def _summary(self, saga_id: str, value: bytes) -> None:
         shadow = self.live.pop(saga_id, None)
@@ -288,7 +291,8 @@ class Ledger:
         state, found = shadow.state, codec.decode(value, codec.SUMMARY)
         expected = (state.run, str(state.status), state.events, len(shadow.pages), shadow.checksum)
         got = (found["run"], found["status"], found["events"], found["pages"], found["checksum"])
-        expect(state.ended and expected == got, "I5", f"{saga_id}: expected a summary of {expected}, got {got}")
+        if not state.ended or expected != got:
+            raise Violation("I5", f"{saga_id}: expected a summary of {expected}, got {got}")
         self.ended[saga_id] = state
 
     def _tombstone(self, saga_id: str, number: int) -> None:
@@ -311,10 +315,12 @@ class Ledger:
         fresh = {id_: c for id_, c in made_or_queued.items() if id_ not in shadow.queued and id_ not in given_up}
         self.issued.update(fresh)
         unsent = given_up | shadow.queued.keys()
-        expect(sent.isdisjoint(unsent), "I7", f"{saga_id}: expected none of {list(unsent)} to go out, got {sent}")
-        expect(sent.issuperset(fresh), "I7", f"{saga_id}: expected commands {list(fresh)}, got {sorted(sent)}")
-        for id_ in sent:
-            expect(id_ in commands, "I7", f"{saga_id}: command {id_} belongs to no event of it")
+        if not sent.isdisjoint(unsent):
+            raise Violation("I7", f"{saga_id}: expected none of {list(unsent)} to go out, got {sent}")
+        if not sent.issuperset(fresh):
+            raise Violation("I7", f"{saga_id}: expected commands {list(fresh)}, got {sorted(sent)}")
+        if not sent <= commands.keys():
+            raise Violation("I7", f"{saga_id}: commands {sent - commands.keys()} belong to no event of it")
 
     # What a worker holds.
 
@@ -338,7 +344,8 @@ class Ledger:
             if shadow is None or entry is None:
                 expect(shadow is None and entry is None, "I6", f"{saga_id}: memory or topic has it, the other has not")
                 continue
-            expect(entry.pages == shadow.pages, "I6", f"{saga_id}: memory and topic differ after a commit")
+            if entry.pages != shadow.pages:
+                raise Violation("I6", f"{saga_id}: memory and topic differ after a commit")
 
     def compare(self, partition: Partition) -> None:
         """I6: live memory between batches, byte for byte. It looks where nobody else does: that is its purpose."""
@@ -369,10 +376,10 @@ class _Taken:
 
     def take(self, saga_id: str, place: tuple[str, int], offset: int) -> None:
         low, high = self._before.get(place, 0), self._offsets.get(place, 0)
-        expect(
-            low <= offset < high,
-            "I8",
-            f"{saga_id}: an event of {place}@{offset} in a transaction that commits {low} to {high}",
-        )
+        if not low <= offset < high:
+            raise Violation(
+                "I8", f"{saga_id}: an event of {place}@{offset} in a transaction that commits {low} to {high}"
+            )
         other = self._by.setdefault((place, offset), saga_id)
-        expect(other == saga_id, "I8", f"{place}@{offset} led to events of {other} and of {saga_id}")
+        if other != saga_id:
+            raise Violation("I8", f"{place}@{offset} led to events of {other} and of {saga_id}")

@@ -114,8 +114,7 @@ class Light:
         """Stop the processes; everything is gone."""
         for process in self.processes:
             process.stop()
-        for database in self.world.databases.values():
-            database.close()
+        self.world.close()
 
     def _make_tables(self, participant: Participant) -> None:
         """The tables that its handlers' modules know."""

@@ -3,15 +3,20 @@
 from collections import deque
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
+from kompensate.orchestrator.definitions.firing import ScheduleSaga
+from kompensate.orchestrator.definitions.schedule import SAGA
 from kompensate.orchestrator.kernel.state import SagaState
 from kompensate.orchestrator.kernel.tables import Hold
+from kompensate.schemas.formats import payloads_of
 from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Request
-from kompensate.schemas.payloads import encode
 from kompensate.simulator.application import Simulated
+from kompensate.simulator.expected import Expected
 from kompensate.simulator.ledger import Ledger
 from kompensate.simulator.plan import Plan
 from kompensate.simulator.resets import Resets
+from kompensate.simulator.schedules import Schedules
 from kompensate.simulator.world import World
 
 SOURCE = "kompensate:simulator"
@@ -32,14 +37,20 @@ class Habits:
 class Load:
     """Asks for `plan.sagas` sagas of `simulated`, as fast as others end."""
 
-    def __init__(self, plan: Plan, simulated: Simulated, world: World, ledger: Ledger) -> None:
+    def __init__(self, plan: Plan, simulated: Simulated, world: World, ledger: Ledger, expected: Expected) -> None:
         self.calm = False
         self.started: list[str] = []
         self._plan, self._simulated, self._world, self._ledger = plan, simulated, world, ledger
+        self._expected = expected
         self._random = Random(f"{plan.seed}/load")
-        self._names = sorted(simulated.application.sagas)
+        application = simulated.application
+        self._names = sorted(name for name, saga in application.sagas.items() if not isinstance(saga, ScheduleSaga))
+        self._payloads = payloads_of(application.payloads, application.name)
+        self.schedules = Schedules(application)
+        self._declared = self._deleted = False
         self._recent: deque[Request] = deque(maxlen=50)
-        self._signal_names: set[str] = set()
+        self._signals: dict[str, Any] = {}
+        """Names that were waited for, with the types of their payloads."""
         self._count = 0
         self._habits = Habits()
         self._resets = Resets(plan, ledger, self.started, self._send) if plan.resets else None
@@ -49,11 +60,16 @@ class Load:
         """Everything was asked for."""
         return len(self.started) >= self._plan.sagas
 
+    def asked_for(self) -> list[str]:
+        """Every saga that was started from outside."""
+        return [*self.started, *(saga_id for saga_id, _ in self.schedules.starts())]
+
     def step(self) -> None:
         """A moment passes: perhaps somebody asks for something."""
         random, habits = self._random, self._habits
         if self._resets is not None:
             self._resets.step(calm=self.calm)
+        self._tend()
         if not self.done and len(self.started) - self._ledger.closed < self._plan.width:
             self._start()
         roll = random.random()
@@ -71,6 +87,17 @@ class Load:
         if roll < habits.again and self._recent and not self.calm:
             self._world.ask(random.choice(self._recent))
 
+    def _tend(self) -> None:
+        """Schedules begin with the run and end with its load."""
+        if not self._declared:
+            self._declared = True
+            for saga_id, begun in self.schedules.starts():
+                self._say(START, saga_id, begun, saga_type=SAGA, time=self._world.clock.now())
+        if self.done and not self._deleted:
+            self._deleted = True
+            for saga_id, _ in self.schedules.starts():
+                self._say(SIGNAL, saga_id, self.schedules.deletion(), subject=SAGA)
+
     def _to_one(self, act) -> None:  # type: ignore[no-untyped-def]
         live = self._ledger.live
         if live:
@@ -82,22 +109,28 @@ class Load:
         name = random.choice(self._names)
         saga_id = f"{name}-{len(self.started)}"
         self.started.append(saga_id)
-        if self._signal_names and random.random() < 0.05:
-            early = random.choice(sorted(self._signal_names))
-            self._send(SIGNAL, saga_id, subject=early, payload=encode(self._simulated.signal(early)))
-        payload = encode(self._simulated.input(name, random))
-        self._send(START, saga_id, saga_type=name, payload=payload, time=self._world.clock.now())
+        if self._signals and random.random() < 0.05:
+            early = random.choice(sorted(self._signals))
+            self._say(SIGNAL, saga_id, self._simulated.signal(early, self._signals[early], random), subject=early)
+        self._say(START, saga_id, self._simulated.input(name, random), saga_type=name, time=self._world.clock.now())
 
     def _signal(self, state: SagaState) -> None:
-        if state.receives:
+        if self.schedules.keeps(state.saga_id):
+            if not self.calm:
+                said = self.schedules.word(state.saga_id, self._world.clock.now(), self._random)
+                self._say(SIGNAL, state.saga_id, said, subject=SAGA)
+        elif state.receives:
             receive = self._random.choice(list(state.receives.values()))
-            self._signal_names.add(receive.name)
-            self._send(
-                SIGNAL, state.saga_id, subject=receive.name, payload=encode(self._simulated.signal(receive.name))
-            )
+            name, kind = receive.name, self._expected.signal(state.saga_id, receive.number)
+            self._signals[name] = kind
+            self._say(SIGNAL, state.saga_id, self._simulated.signal(name, kind, self._random), subject=name)
 
     def _ask(self, type_: str, state: SagaState, reason: str) -> None:
         self._send(type_, state.saga_id, subject=reason)
+
+    def _say(self, type_: str, saga_id: str, value: object, **fields: object) -> None:
+        """`_send` with a payload."""
+        self._send(type_, saga_id, payload=self._payloads.for_saga(saga_id).encode(value), **fields)
 
     def _send(self, type_: str, saga_id: str, **fields: object) -> None:
         self._count += 1

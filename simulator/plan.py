@@ -5,22 +5,22 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 FAULTS: dict[str, float] = {
-    "kill": 0.0006,
-    "raise": 0.0004,
+    "kill": 0.0008,
+    "raise": 0.0005,
     "pause": 0.0004,
-    "expire": 0.0006,
-    "scale": 0.0004,
+    "expire": 0.0008,
+    "scale": 0.0005,
     "abort": 0.004,
     "unknown": 0.003,
     "answer": 0.004,
     "disturbed": 0.006,
     "timeout": 0.3,
     "markers": 0.05,
-    "compaction": 0.002,
+    "compaction": 0.0025,
     "sink": 0.003,
-    "slot": 0.0004,
+    "slot": 0.0005,
     "offsets": 0.1,
-    "grow": 0.0002,
+    "grow": 0.00025,
 }
 """Every kind of fault, with how likely it is at each of its occasions (docs/guides/simulator.md)."""
 

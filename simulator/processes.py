@@ -22,6 +22,9 @@ class Process(Protocol):
     def stop(self) -> None:
         """As by SIGTERM: finish, leave the group."""
 
+    def idle(self) -> bool:
+        """Has it seen to all there is? Then a step does nothing, until something changes."""
+
     def member(self) -> tuple[str, str] | None:
         """The (group, member id) that it has there, which outlives it until it expires."""
 
@@ -44,6 +47,11 @@ class WorkerProcess:
 
     def stop(self) -> None:
         self.loop.close()
+
+    def idle(self) -> bool:
+        """But for its timers."""
+        status = self.loop.status
+        return status.joined and not status.restoring and self._log is not None and not self._log.unread
 
     def time_out(self) -> None:
         """The broker ends what it has open: that took too long."""
@@ -73,6 +81,9 @@ class ParticipantProcess:
     def stop(self) -> None:
         self.runner.close()
 
+    def idle(self) -> bool:
+        return not self.source.unread and self.runner.idle_seconds() > 0
+
     def member(self) -> tuple[str, str] | None:
         return self._group, self.source.member
 
@@ -101,6 +112,10 @@ class RelayProcess:
 
     def stop(self) -> None:
         self._session = None
+
+    def idle(self) -> bool:
+        """It does not know: the broker's answers may still be under way."""
+        return False
 
     def member(self) -> tuple[str, str] | None:
         return None

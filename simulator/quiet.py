@@ -8,12 +8,16 @@ from contextlib import contextmanager
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Garbage is looked for after the run: while it lasts there is little, and a whole world to look through."""
+    """Garbage is looked for after the run, and only in what it left: while it lasts there is little, and a whole world
+    to look through."""
     enabled = gc.isenabled()
     gc.disable()
+    gc.freeze()
     try:
         yield
     finally:
+        gc.collect()
+        gc.unfreeze()
         if enabled:
             gc.enable()
 

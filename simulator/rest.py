@@ -22,10 +22,10 @@ def missing(run: "Run") -> list[str]:
     found = [
         f"saga {saga_id}: {shadow.state.status}, hold {shadow.state.hold}, due {shadow.state.next_due()}"
         for saga_id, shadow in ledger.live.items()
-        if not _held(run, shadow.state) and not _over(run, saga_id, shadow.state.status)
+        if not settled(run, shadow.state)
     ]
     known = ledger.live.keys() | ledger.ended.keys() | ledger.forgotten | ledger.refused
-    found += [f"saga {saga_id}: asked for, never begun" for saga_id in run.load.started if saga_id not in known]
+    found += [f"saga {saga_id}: asked for, never begun" for saga_id in run.load.asked_for() if saga_id not in known]
     for topic in world.inputs:
         for number in range(world.partitions):
             ends, at = world.broker.ends(topic, number), ledger.offsets.get((topic, number), 0)
@@ -44,9 +44,12 @@ def _held(run: "Run", state: SagaState) -> bool:
     return state.hold is Hold.QUARANTINED or (other is not None and _held(run, other.state))
 
 
-def _over(run: "Run", saga_id: str, status: Status | None) -> bool:
-    """A signal came once more for a saga that was over and forgotten: it waits for a start that nobody will send."""
-    return status is Status.PENDING and (saga_id in run.ledger.forgotten or saga_id not in run.load.started)
+def settled(run: "Run", state: SagaState) -> bool:
+    """Will nothing more come of this saga? It is held for a person, or a schedule that was deleted; or a signal came
+    once more for one that was over and forgotten, which waits for a start that nobody will send."""
+    if state.status is Status.PENDING and state.hold is None:
+        return state.saga_id in run.ledger.forgotten or state.saga_id not in run.load.asked_for()
+    return _held(run, state) or run.load.schedules.over(state)
 
 
 def reached(run: "Run") -> bool:

@@ -5,26 +5,30 @@ how a zombie comes back in the middle of what it did. Time stands still while an
 is due next when nothing does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from kompensate.orchestrator.errors import Fatal
-from kompensate.orchestrator.kernel.tables import Hold
+from kompensate.orchestrator.kernel.operation import Operation
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.sagas.rooms import Rooms
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.testing import VirtualClock
 from kompensate.orchestrator.testing.broker import Offsets
+from kompensate.participants.outcome import Call
 from kompensate.schemas.faults import InjectedFault, observe
 from kompensate.simulator import limits, rest
 from kompensate.simulator.application import Simulated
 from kompensate.simulator.chaos import Chaos, Killed
 from kompensate.simulator.effects import Effects
+from kompensate.simulator.expected import Expected
 from kompensate.simulator.lateness import Lateness
 from kompensate.simulator.ledger import Ledger
 from kompensate.simulator.load import Load
+from kompensate.simulator.mishaps import DEPTH_MAX, Mishaps
 from kompensate.simulator.plan import Plan
 from kompensate.simulator.processes import ParticipantProcess, Process, WorkerProcess
 from kompensate.simulator.quiet import silenced, uncollected
@@ -33,11 +37,6 @@ from kompensate.simulator.violation import Violation, expect
 from kompensate.simulator.watched import Watched
 from kompensate.simulator.world import World
 
-DEPTH_MAX = 3
-"""Processes that stand still at once, each in the middle of something."""
-IN_DATABASE = ("participant.after_claim", "participant.after_handler", "participant.before_db_commit")
-"""Points inside a database transaction. SQLite knows no row locks, so nobody is paused there."""
-COMMAND_PARTITIONS_MAX = 5
 OVERSHOOT_SECONDS = 0.5
 """Time jumps up to so far beyond what is due: several things are due at once, as under load."""
 HEALING_JUMPS_MAX = 400
@@ -77,14 +76,14 @@ class SimulatedClock(VirtualClock):
 
 def simulate(plan: Plan, simulated: Simulated, odds: Odds | None = None, *, logs: bool = False) -> Outcome:
     """Run `plan`; what it found stands in the outcome. With `logs` the loops may say what they do."""
-    run = Run(plan, simulated, odds or Odds())
+    with uncollected(), nullcontext() if logs else silenced():
+        return _simulate(plan, simulated, odds or Odds())
+
+
+def _simulate(plan: Plan, simulated: Simulated, odds: Odds) -> Outcome:
+    run = Run(plan, simulated, odds)
     outcome = Outcome(plan)
-    with ExitStack() as stack:
-        stack.enter_context(observe(run.at_point))
-        stack.enter_context(uncollected())
-        if not logs:
-            stack.enter_context(silenced())
-        stack.callback(run.close)
+    with observe(run.mishaps.at_point), closing(run):
         try:
             run.go()
         except Violation as violation:
@@ -101,28 +100,32 @@ class Run:
 
     def __init__(self, plan: Plan, simulated: Simulated, odds: Odds) -> None:
         application = simulated.application
-        self.plan, self.turns = plan, 0
+        self.plan, self.turns, self._simulated = plan, 0, simulated
+        self.expected = Expected()
         self.ends: dict[str, int] = {}
         self.random = Random(f"{plan.seed}/schedule")
         self.clock = SimulatedClock()
         self.clock.meanwhile = self._meanwhile
-        self.scripted = {s: Scripted(s, plan.seed, odds, simulated.reply) for s in application.services}
+        self.scripted = {
+            s: Scripted(s, plan.seed, odds, self._reply, application.payloads) for s in application.services
+        }
         jitter = Random(f"{plan.seed}/jitter")
         self.world = World(application, self.scripted, PROCESS_SETTINGS, jitter, self.clock)
         self.ledger = Ledger(application.name, self.world.topics, application.services)
         self.effects = Effects(self.ledger, self.world.databases, lambda service: self._wake(f"relay-{service}"))
         self.chaos = Chaos(plan, self.world.broker, self.stir)
-        self.load = Load(plan, simulated, self.world, self.ledger)
+        self.mishaps = Mishaps(self)
+        self.load = Load(plan, simulated, self.world, self.ledger, self.expected)
         self.moved: set[int] = set()
         self.partitions: dict[int, Watched] = {}
         self._owners: dict[int, str] = {}
         self.running: dict[str, Process] = {}
         self._makers: dict[str, Callable[[], Process]] = {}
-        self._stack: list[Process] = []
+        self.stack: list[Process] = []
         self._later: list[tuple[int, Callable[[], None]]] = []
         self._late = {s: Lateness(scripted, self.clock) for s, scripted in self.scripted.items()}
         self._workers = [f"worker-{number}" for number in range(plan.workers)]
-        self._consumers = {
+        self.consumers = {
             self.world.topics.commands(service): [f"{service}-{number}" for number in range(plan.participants)]
             for service in application.services
         }
@@ -157,7 +160,7 @@ class Run:
         self.ledger.restored(partition, positions, owned)
         if owned:
             self.partitions[partition.number] = partition
-            self._owners[partition.number] = self._stack[-1].name
+            self._owners[partition.number] = self.stack[-1].name
 
     def remembered(self, partition: Watched, changed: Sequence[str]) -> None:
         """A batch that changed these sagas stands."""
@@ -166,9 +169,20 @@ class Run:
     def running_with(self, number: int) -> tuple[int, ...]:
         """The partitions that were given to the worker which runs this one, read or not."""
         name = self._owners.get(number)
-        known = [process for process in (*self.running.values(), *self._stack) if process.name == name]
+        known = [process for process in (*self.running.values(), *self.stack) if process.name == name]
         found = [process.loop.status for process in known if isinstance(process, WorkerProcess)]
         return next((status.running + status.restoring for status in found if number in status.running), ())
+
+    def asked(self, saga_id: str, operation: Operation) -> None:
+        """A program waits for this."""
+        self.expected.note(saga_id, operation)
+
+    def _reply(self, type_: str, payload: dict[str, Any], call: Call) -> object:
+        """What a participant makes of a command that is done."""
+        issued, expected = self.ledger.issued.get(call.id), None
+        if issued is not None and call.phase == "forward":
+            expected = self.expected.result(call.saga_id, issued.made.number)
+        return self._simulated.reply(type_, payload, expected)
 
     def closed(self, partition: Watched) -> None:
         """Its worker has let go of it."""
@@ -177,9 +191,13 @@ class Run:
 
     def _owned(self, number: int) -> bool:
         """Does the group take the worker whose step this is for this partition's owner?"""
-        known = self._stack[-1].member() if self._stack else None
+        return bool(self.stack) and number in self._owned_by(self.stack[-1])
+
+    def _owned_by(self, process: Process) -> Collection[int]:
+        """The partitions that this process's group has given it."""
+        known = process.member()
         member = self.world.broker.group(known[0]).members.get(known[1]) if known else None
-        return member is not None and number in member.owned
+        return () if member is None else member.owned
 
     def _participant(self, service: str, number: int) -> Process:
         process = self.world.participant(service, number)
@@ -191,9 +209,8 @@ class Run:
         self._wake(name)
 
     def close(self) -> None:
-        """Let go of the databases."""
-        for database in self.world.databases.values():
-            database.close()
+        """Let go of everything."""
+        self.world.close()
 
     # What is watched.
 
@@ -206,17 +223,30 @@ class Run:
         self.ledger.appended(record)
 
     def _committed(self, records: list[Record], groups: list[Offsets]) -> None:
-        topics = dict.fromkeys(record.topic for record in records)
-        self._wake(*[name for topic in topics for name in self._consumers.get(topic, ())])
+        requests = self.world.topics.requests
+        for topic, partition in dict.fromkeys((record.topic, record.partition) for record in records):
+            if topic == requests:
+                self._wake(self._owners.get(partition, ""))
+            elif topic in self.consumers:
+                self._wake(*self._readers(topic, partition))
         self.ledger.committed(records, groups)
         limits.check(self)
         for state in self.ledger.fresh:
             self.effects.ended(state)
             self.ends[str(state.status)] = self.ends.get(str(state.status), 0) + 1
 
+    def _readers(self, topic: str, partition: int) -> Sequence[str]:
+        """Who takes a service's commands from this partition; anybody who could where nobody does."""
+        names = self.consumers[topic]
+        for name in names:
+            process = self.running.get(name)
+            if process is not None and partition in self._owned_by(process):
+                return (name,)
+        return names
+
     def paused_or_dead(self) -> bool:
         """Is somebody missing?"""
-        return len(self.running) < len(self._makers) or len(self._stack) > 0
+        return len(self.running) < len(self._makers) or len(self.stack) > 0
 
     # The schedule.
 
@@ -229,8 +259,8 @@ class Run:
         rest.check(self)
 
     def _over(self) -> bool:
-        """Is nobody left but those who wait for a person?"""
-        return all(shadow.state.hold is Hold.QUARANTINED for shadow in self.ledger.live.values())
+        """Is nobody left but those of whom nothing more is to be expected?"""
+        return all(rest.settled(self, shadow.state) for shadow in self.ledger.live.values())
 
     def turn(self) -> None:
         """One step of one process, and whatever else happens at this moment."""
@@ -239,10 +269,10 @@ class Run:
         self._due()
         self.load.step()
         self.chaos.arrive()
-        self._disturb()
+        self.mishaps.happen()
         busy = self._busy
-        if self._stack:
-            busy = [name for name in busy if self.running[name] not in self._stack]
+        if self.stack:
+            busy = [name for name in busy if self.running[name] not in self.stack]
         if busy:
             self._step(self.running[busy[int(self.random.random() * len(busy))]])
         else:
@@ -261,26 +291,34 @@ class Run:
 
     def _step(self, process: Process) -> None:
         before = self._activity
-        self._stack.append(process)
+        self.stack.append(process)
         try:
             process.step()
         except Killed:
-            self._dead(process)
+            self.dead(process)
         except (Fatal, InjectedFault):
-            self._dead(process)
+            self.dead(process)
         except Exception as error:
             raise Violation("crash", f"{process.name}: {type(error).__name__}: {error}") from error
         finally:
-            self._stack.pop()
+            self.stack.pop()
         if isinstance(process, WorkerProcess) and process.loop.status.stopped:
             self._stopped(process)
         self._note(process, before)
 
     def _note(self, process: Process, before: int) -> None:
         """Has it anything to do? If not, nobody needs to step it until something changes for it."""
+        if process.name not in self._busy:
+            return
         restoring = isinstance(process, WorkerProcess) and process.loop.status.restoring
-        if self._activity == before and not restoring and process.name in self._busy:
+        if (self._activity == before and not restoring) or (process.idle() and not self._is_due(process)):
             self._busy.remove(process.name)
+
+    def _is_due(self, process: Process) -> bool:
+        """Has a partition of this worker's something to do by now that came from no log?"""
+        now = self.clock.now()
+        mine = (p for number, p in self.partitions.items() if self._owners[number] == process.name)
+        return any(p.next_due is not None and p.next_due <= now for p in mine)
 
     def _wake(self, *names: str) -> None:
         """Something has changed for these."""
@@ -293,15 +331,17 @@ class Run:
         """Something has changed, who knows for whom."""
         self._wake(*self.running)
 
-    def _dead(self, process: Process) -> None:
+    def dead(self, process: Process) -> None:
         """It is gone; its membership is not, for a while. Another comes in its place."""
         self.running.pop(process.name, None)
+        for number in [number for number, owner in self._owners.items() if owner == process.name]:
+            del self.partitions[number], self._owners[number]  # what it remembers is nobody's any more
         if process.name in self._busy:
             self._busy.remove(process.name)
         random = self.random
         member = process.member()
         if member is not None:
-            self._in(random.choice((1, 20, 100)), lambda: self._expire(process))
+            self._in(random.choice((1, 20, 100)), lambda: self.mishaps.expire(process))
         self._in(random.choice((1, 5, 50, 200)), lambda: self._start(process.name))
 
     def _stopped(self, process: WorkerProcess) -> None:
@@ -315,7 +355,7 @@ class Run:
                 offset = self.ledger.offsets.get((topic, number))
                 self.world.broker.set_committed(self.world.group, topic, number, offset)
         process.stop()
-        self._dead(process)
+        self.dead(process)
 
     def _jump(self) -> None:
         """Nobody has anything to do: to the next time that somebody may. Where that led to nothing, further."""
@@ -342,92 +382,10 @@ class Run:
                 names.append(process.name)
         return names
 
-    # Faults.
-
-    def _disturb(self) -> None:
-        chaos, world = self.chaos, self.world
-        names = list(self.running)  # none where all steps are local, and the workers are dead
-        if chaos.hit("expire") and names:
-            self._expire(self.running[chaos.random.choice(names)])
-        if chaos.hit("kill") and names:
-            process = self.running[chaos.random.choice(names)]
-            if process not in self._stack:
-                self._kill(process)
-        if chaos.hit("scale") and names:
-            process = self.running[chaos.random.choice(names)]
-            if process not in self._stack:
-                process.stop()
-                self._dead(process)
-        if chaos.hit("compaction"):
-            self._compact()
-        services = world.application.services  # none where all steps are local
-        if services and chaos.hit("grow"):
-            self._grow(chaos.random.choice(services))
-        if services and chaos.hit("slot"):
-            database = world.databases[chaos.random.choice(services)]
-            database.slot = database.reader = None
-            self.stir()
-
-    def _kill(self, process: Process) -> None:
-        self._dead(process)
-        if isinstance(process, WorkerProcess) and self.chaos.hit("offsets"):
-            number = self.chaos.random.randrange(self.world.partitions)
-            place = (self.world.topics.requests, number)
-            if self.ledger.offsets.get(place, 0) > 0:
-                self.moved.add(number)
-                self.world.broker.set_committed(self.world.group, *place, self.ledger.offsets[place] - 1)
-
-    def _expire(self, process: Process) -> None:
-        member = process.member()
-        if member is not None:
-            self.world.broker.expire_member(*member)
-            self.stir()
-
-    def _grow(self, service: str) -> None:
-        """Somebody adds a partition to a service's command topic: keys move, and commands overtake each other."""
-        topic = self.world.topics.commands(service)
-        if self.world.broker.partitions(topic) < COMMAND_PARTITIONS_MAX:
-            self.world.broker.add_partition(topic)
-            for name in self._consumers[topic]:
-                if name in self.running:
-                    self._expire(self.running[name])
-
-    def _compact(self) -> None:
-        """Tombstones go only while nobody restores: that may not take as long as they are kept."""
-        workers = [process for process in self.running.values() if isinstance(process, WorkerProcess)]
-        keep = any(process.loop.status.restoring for process in workers) or self.chaos.random.random() < 0.5
-        number = self.chaos.random.randrange(self.world.partitions)
-        self.world.broker.compact(self.world.topics.state, number, keep_tombstones=keep)
-
-    def at_point(self, name: str) -> None:
-        """A process passes a fault point."""
-        chaos = self.chaos
-        if chaos.calm or not self._stack:
-            return
-        if chaos.hit("kill"):
-            raise Killed
-        if chaos.hit("raise"):
-            raise InjectedFault(name)
-        if name not in IN_DATABASE and len(self._stack) < DEPTH_MAX and chaos.hit("pause"):
-            self._pause(self._stack[-1])
-
-    def _pause(self, process: Process) -> None:
-        """It stands still while the others go on; then it goes on itself, whatever has become of its place."""
-        random = self.chaos.random
-        turns, expires = random.choice((10, 60, 400)), random.random() < 0.7
-        for turn in range(turns):
-            if self.turns >= self.plan.steps:
-                break
-            if turn == turns // 4 and expires:
-                self._expire(process)
-            if turn == turns // 2 and isinstance(process, WorkerProcess) and self.chaos.hit("timeout"):
-                process.time_out()
-            self.turn()
-
     def _meanwhile(self) -> None:
         """Somebody sleeps."""
         self.chaos.arrive()
-        if self._stack and len(self._stack) < DEPTH_MAX and self.random.random() < 0.2:
+        if self.stack and len(self.stack) < DEPTH_MAX and self.random.random() < 0.2:
             for _ in range(self.random.randint(1, 20)):
                 self.turn()
 

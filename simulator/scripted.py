@@ -14,9 +14,10 @@ from sqlalchemy import Connection
 from kompensate.outbox.writer import sqlite_cursor
 from kompensate.participants.outcome import Call, Refused, Retry
 from kompensate.participants.participant import Handler, Participant
+from kompensate.schemas.formats import PayloadFormat
 
-Answer = Callable[[str, dict[str, Any]], object]
-"""Makes the result of a command from its type and payload."""
+Answer = Callable[[str, dict[str, Any], Call], object]
+"""Makes the result of a command from its type, payload and what else is known of it."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Odds:
 class Scripted(Participant):
     """A participant named `name` that takes any command. `calm` lets everything end well from then on."""
 
-    def __init__(self, name: str, seed: int, odds: Odds, answer: Answer) -> None:
-        super().__init__(name)
+    def __init__(self, name: str, seed: int, odds: Odds, answer: Answer, payloads: PayloadFormat | None = None) -> None:
+        super().__init__(name, payloads=payloads)
         self.calm = False
         self._seed = seed
         self._odds = odds
@@ -70,7 +71,7 @@ class Scripted(Participant):
         )
         if not self.calm:
             self._perhaps_not(call)
-        return self._answer(contract, payload if isinstance(payload, dict) else {})
+        return self._answer(contract, payload if isinstance(payload, dict) else {}, call)
 
     def _perhaps_not(self, call: Call) -> None:
         odds, roll = self._odds, self._roll(call.id, "outcome")

@@ -13,6 +13,6 @@ class Violation(BaseException):
 
 
 def expect(condition: object, name: str, text: str) -> None:
-    """Raise Violation unless `condition`."""
+    """Raise Violation unless `condition`. Where it is asked for every event, write it out: `text` is made each time."""
     if not condition:
         raise Violation(name, text)

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from kompensate.orchestrator.definitions.application import Application
+from kompensate.orchestrator.kernel.operation import Operation
+from kompensate.orchestrator.ports import OutRecord
 from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.sagas.rooms import Rooms
 from kompensate.orchestrator.settings import Settings
@@ -17,6 +19,9 @@ class Observer(Protocol):
 
     def remembered(self, partition: "Watched", changed: Sequence[str]) -> None:
         """A batch that changed these sagas stands."""
+
+    def asked(self, saga_id: str, operation: Operation) -> None:
+        """A saga that the batch about to be written changes waits for this."""
 
     def closed(self, partition: "Watched") -> None:
         """Its worker has let go of it."""
@@ -40,6 +45,13 @@ class Watched(Partition):
         positions = super().loaded(committed, beginning)
         self._observer.restored(self, positions)
         return positions
+
+    def output(self, writer: str) -> tuple[list[OutRecord], dict[str, int]]:
+        for saga_id, entry in self._batch.changed.items():
+            program = None if entry.awake is None else entry.awake.execution.program
+            for operation in () if program is None else program.open:
+                self._observer.asked(saga_id, operation)
+        return super().output(writer)
 
     def committed(self) -> None:
         changed = list(self._batch.changed)

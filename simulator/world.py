@@ -130,6 +130,12 @@ class World:
 
         return RelayProcess(f"relay-{service}", connect)
 
+    def close(self) -> None:
+        """Everything in it is gone: databases, and all records at once, for a world is full of cycles."""
+        for database in self.databases.values():
+            database.close()
+        self.broker.close()
+
     def ask(self, request: Request) -> None:
         """What a client writes."""
         partition = partition_of(request.saga_id, self.partitions)

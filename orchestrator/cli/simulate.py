@@ -11,7 +11,7 @@ import click
 
 from kompensate.orchestrator.cli.options import load_application
 from kompensate.orchestrator.cli.output import say
-from kompensate.simulator.application import Simulated
+from kompensate.simulator.application import NoValue, Simulated
 from kompensate.simulator.campaign import Campaign, Tally, add_plan, plans_from, read_plans, run_plans
 from kompensate.simulator.plan import FAULTS, Plan
 
@@ -63,22 +63,25 @@ def simulate(
     load = partial(simulated, app, app_dir)
     found = load()
     try:
-        if plan_text is not None:
-            _report(run_plans(iter([Plan.from_json(plan_text)]), found, lambda: True), regressions)
-            return
+        one = None if plan_text is None else Plan.from_json(plan_text)
         known = read_plans(regressions)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    if known:
-        say(f"{regressions}: {len(known)} plans that failed before")
-        _report(run_plans(iter(known), found, lambda: False), regressions)
     plan = Plan(random.randrange(10**9) if seed is None else seed, sagas=sagas, faults=_kinds(faults))  # noqa: S311 not a secret
-    say(f"from seed {plan.seed} on")
-    if minutes == 0:
-        _report(run_plans(plans_from(plan), found, lambda: True), regressions)
-        return
-    campaign = Campaign(load, plan, minutes * 60, processes)
-    _report(campaign.run(_progress), regressions)
+    try:
+        if one is not None:
+            _report(run_plans(iter([one]), found, lambda: True), regressions)
+            return
+        if known:
+            say(f"{regressions}: {len(known)} plans that failed before")
+            _report(run_plans(iter(known), found, lambda: False), regressions)
+        say(f"from seed {plan.seed} on")
+        if minutes == 0:
+            _report(run_plans(plans_from(plan), found, lambda: True), regressions)
+        else:
+            _report(Campaign(load, plan, minutes * 60, processes).run(_progress), regressions)
+    except NoValue as error:
+        raise click.UsageError(str(error)) from error
 
 
 def simulated(app: str, app_dir: str) -> Simulated:

@@ -189,6 +189,11 @@ class Operation:
         self.settled, self._value, self._error = True, value, error
 
     @property
+    def kind(self) -> Any:
+        """The type that its outcome is read as."""
+        return self._kind
+
+    @property
     def error(self) -> Exception | None:
         """What awaiting it raises; None before it has settled and where it succeeded."""
         return self._error

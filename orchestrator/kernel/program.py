@@ -7,7 +7,7 @@ recorded order whatever time passed between them.
 """
 
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from types import CoroutineType, FrameType
 from typing import Any, Protocol
@@ -135,6 +135,11 @@ class Program:
     def local(self) -> dict[int, LocalAsked]:
         """Local steps and compensations by number: their functions are known here only."""
         return self._context.local
+
+    @property
+    def open(self) -> Collection[Operation]:
+        """What it has asked for and not been told the outcome of."""
+        return self._operations.values()
 
     def goes_live(self) -> None:
         """The replay is over: what the program asks for from now on is not recorded yet."""

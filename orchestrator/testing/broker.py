@@ -13,10 +13,10 @@ request: brokers before KIP-890 do so, and it is the worst that may happen.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from itertools import chain, count, islice
+from itertools import chain, count
 from typing import NamedTuple
 
 from kompensate.orchestrator.ports import Clock, HeaderList, Record
@@ -79,12 +79,16 @@ class Partition:
     def stable(self) -> int:
         return next(iter(self.undecided), self.high)
 
-    def read(self, start: int, end: int) -> Iterator[Entry]:
-        """Entries from offset `start` on, before `end`."""
+    def read(self, start: int, end: int, limit: int, *, committed: bool) -> list[Record]:
+        """At most `limit` records from offset `start` on, before `end`: committed ones, or all there are."""
+        found: list[Record] = []
         for place in range(self._index(start), len(self.entries)):
-            if self.entries[place].offset >= end:
+            entry = self.entries[place]
+            if entry.offset >= end or len(found) >= limit:
                 break
-            yield self.entries[place]
+            if entry.record is not None and (not committed or entry.decision is Decision.COMMITTED):
+                found.append(entry.record)
+        return found
 
     def _index(self, start: int) -> int:
         """Where the first entry from `start` on stands."""
@@ -144,6 +148,10 @@ class MemoryBroker:
         self._groups: dict[str, Group] = {}
         self._committed: dict[str, dict[tuple[str, int], int]] = {}
 
+    def close(self) -> None:
+        """Every record is gone."""
+        self._topics.clear()
+
     # Topics.
 
     def create_topic(self, name: str, partitions: int, *, record_bytes_max: int = 1024 * 1024) -> None:
@@ -184,6 +192,10 @@ class MemoryBroker:
         place.append(entry)
         return entry
 
+    def low(self, topic: str, partition: int) -> int:
+        """The first offset."""
+        return self._topics[topic][partition].low
+
     def partitions(self, topic: str) -> int:
         return len(self._topics[topic])
 
@@ -197,11 +209,10 @@ class MemoryBroker:
     ) -> list[Record]:
         """At most `limit` records from `start` on: committed ones below the last stable offset, or all there are."""
         place = self._topics[topic][partition]
-        if start >= place.high:
+        end = place.stable if committed else place.high
+        if start >= end:
             return []
-        entries = place.read(start, place.stable if committed else place.high)
-        counted = (Decision.COMMITTED,) if committed else tuple(Decision)
-        return list(islice((e.record for e in entries if e.record is not None and e.decision in counted), limit))
+        return place.read(start, end, len(place.entries) if limit is None else limit, committed=committed)
 
     def compact(self, topic: str, partition: int, *, keep_tombstones: bool = True) -> int:
         """Drop what a later record of the same key supersedes, below the last stable offset; how many went."""
@@ -371,7 +382,10 @@ class MemoryBroker:
     # Groups.
 
     def group(self, name: str) -> Group:
-        return self._groups.setdefault(name, Group())
+        found = self._groups.get(name)
+        if found is None:
+            found = self._groups[name] = Group()
+        return found
 
     def committed(self, group: str, topics: Sequence[str], partition: int) -> dict[str, int] | None:
         """Next offset by topic; None while an open transaction covers one of them."""

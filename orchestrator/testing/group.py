@@ -25,6 +25,9 @@ class Told:
     revoked: frozenset[int]
 
 
+_NOTHING: frozenset[int] = frozenset()
+
+
 class Group:
     """The members of one group, all reading partitions 0 to n-1 of one topic."""
 
@@ -52,6 +55,8 @@ class Group:
         member = self.members.get(name)
         if member is None:
             return None
+        if member.owned == member.target:
+            return Told(self.generation, _NOTHING, _NOTHING)
         revoked = member.owned - member.target
         if revoked:
             member.owned -= revoked

@@ -95,7 +95,7 @@ class MemoryLog:
         found: list[Record] = []
         for partition, positions in self._positions.items():
             for topic, position in positions.items():
-                low = self._broker.ends(topic, partition).low
+                low = self._broker.low(topic, partition)
                 if position < low:
                     raise Corrupted(
                         f"{topic}/{partition}: expected offset {position}, got {low} as the first", partition
@@ -105,6 +105,15 @@ class MemoryLog:
                     positions[topic] = records[-1].offset + 1
                     found += records
         return found
+
+    @property
+    def unread(self) -> bool:
+        """Would a poll bring records?"""
+        return any(
+            self._broker.read(topic, partition, position, limit=1)
+            for partition, positions in self._positions.items()
+            for topic, position in positions.items()
+        )
 
     def take_over(self, partition: int) -> Takeover:
         self.pause(partition)

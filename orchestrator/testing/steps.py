@@ -1,24 +1,29 @@
 """Local steps in the caller's own thread: each has ended when `start` returns."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from kompensate.orchestrator.local.steps import perform
 from kompensate.orchestrator.ports import Job, Ran
 from kompensate.orchestrator.worker.aside import aside
+
+T = TypeVar("T")
 
 
 class InlineSteps:
     """Runs jobs where they are started. Limits do not matter: one runs at a time."""
 
     def start(self, job: Job, answer: Callable[[Ran], None]) -> None:
-        if job.wanted():
-            answer(_awaited(perform(job, _at_once)))
+        if not job.wanted():
+            return
+        steps = perform(job, _at_once)
+        answer(_awaited(steps) if inspect.iscoroutinefunction(job.work.function) else _without_loop(steps))
 
 
-def _awaited(steps: Coroutine[Any, Any, Ran]) -> Ran:
+def _awaited(steps: Coroutine[Any, Any, T]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -27,5 +32,19 @@ def _awaited(steps: Coroutine[Any, Any, Ran]) -> Ran:
     return aside(partial(asyncio.run, steps)).result()
 
 
+def _without_loop(steps: Coroutine[Any, Any, Ran]) -> Ran:
+    """What waits for nothing needs no event loop, which takes longer to make than most steps."""
+    try:
+        steps.send(None)
+    except StopIteration as done:
+        return cast(Ran, done.value)
+    raise AssertionError("a function that is not async def was waited for")
+
+
 async def _at_once(call: Callable[[], Any]) -> Any:
-    return call()
+    value = call()
+    return _awaited(_result(value)) if inspect.isawaitable(value) else value
+
+
+async def _result(value: Awaitable[T]) -> T:
+    return await value

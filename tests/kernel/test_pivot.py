@@ -212,3 +212,38 @@ def test_what_is_asked_for_after_a_mistake_is_not_recorded() -> None:
 
     assert kinds(driven.start()) == ["SagaStarted", "CallMade", "SagaQuarantined"]
     assert "expected no pivot step to be out" in driven.state.hold_reason
+
+
+@saga("in-one-stretch")
+async def in_one_stretch(ctx: Context, order: Order) -> str:
+    held = ctx.call(inventory, Reserve("o1"), undo=Release("o1"))
+    charged = ctx.call(payments, Charge("o1"), kind="pivot")
+    if order.order_id == "undo":
+        await held
+        ctx.undo(held)
+    else:
+        ctx.pivot()
+    ctx.publish("progress", "charged")
+    await charged
+    return "charged"
+
+
+@pytest.mark.parametrize("cached", [True, False], ids=["cached", "replayed"])
+@pytest.mark.parametrize("what", ["undo", "pivot"])
+def test_what_follows_a_refused_operation_waits_with_it(cached: bool, what: str) -> None:
+    """In one stretch: the saga is held where it cannot go on while a pivot is out; the rest is not recorded."""
+    driven = Driven(in_one_stretch, cached=cached)
+    driven.start(Order(what))
+    driven.reply(driven.command("Reserve"))
+
+    assert driven.state.hold is Hold.QUARANTINED
+    assert driven.state.operations == 2
+    assert driven.state.published == {}
+
+    driven.reply(driven.command("Charge"))
+    released = kinds(driven.resume())
+    if what == "pivot":
+        assert released == ["SagaResumed", "PivotPassed", "ValuePublished", "SagaCompleted"]
+    else:
+        assert released == ["SagaResumed", "SagaQuarantined"]
+        assert "expected to go forward only" in driven.state.hold_reason

@@ -29,8 +29,9 @@ app = Application("{name}", [Saga("order", Order, [Step("reserve", Service("stoc
 """
 
 
-def simulate(directory: Path, name: str, *arguments: str) -> Result:
-    (directory / f"{name}.py").write_text(APPLICATION.format(name=name.replace("_", "-")), encoding="utf-8")
+def simulate(directory: Path, name: str, *arguments: str, source: str = APPLICATION, returns: str = "Price") -> Result:
+    text = source.replace("{name}", name.replace("_", "-")).replace("{returns}", returns)
+    (directory / f"{name}.py").write_text(text, encoding="utf-8")
     files = ["--app-dir", str(directory), "--regressions", str(directory / "kept.jsonl")]
     return CliRunner().invoke(main, ["simulate", f"{name}:app", *files, *arguments])
 
@@ -59,6 +60,68 @@ def test_wrong_usage_says_expected_and_got(tmp_path: Path, arguments: tuple[str,
 
     assert result.exit_code == 2
     assert text in result.output
+
+
+TYPED = """
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+from msgspec import Struct
+from kompensate.orchestrator import Application, Context, Service, saga
+
+@dataclass
+class Order:
+    order_id: str
+
+@dataclass
+class Quote:
+    order_id: str
+
+@dataclass
+class Price:
+    cents: int
+    discounts: list[int]
+
+class Answer(Struct):
+    by: str
+
+class Address(TypedDict):
+    street: str
+
+@saga("order")
+async def order(ctx: Context, order: Order) -> str:
+    price = await ctx.call(stock, Quote(order.order_id), returns={returns})
+    answer = await ctx.receive("answer", type=Answer)
+    moved = await ctx.receive("moved", type=Address)
+    if price.cents < 0 or not answer.by or not moved["street"]:
+        raise AssertionError(price)
+    return str(sum(price.discounts))
+
+stock = Service("stock")
+app = Application("{name}", [order], services=[stock])
+"""
+
+
+@pytest.mark.slow
+def test_types_that_programs_expect_are_enough(tmp_path: Path) -> None:
+    """`returns` and `type` of an `async def`: results and signals are made of them, and no saga is held."""
+    result = simulate(tmp_path, "simulated_typed", "--minutes", "0", "--seed", "4", "--sagas", "40", source=TYPED)
+
+    assert result.exit_code == 0, result.output
+    assert "held:" not in result.output
+    ends = next(line for line in result.output.splitlines() if line.startswith("ends: "))
+    assert int(ends.partition("completed ")[2].partition(",")[0]) > 5, ends
+
+
+def test_a_result_that_cannot_be_made_up_is_asked_for(tmp_path: Path) -> None:
+    """Wrong usage: it names the command, the type and the function that would help."""
+    arguments = ("--minutes", "0", "--seed", "4", "--sagas", "5")
+    result = simulate(tmp_path, "simulated_untyped", *arguments, source=TYPED, returns="Path")
+
+    assert result.exit_code == 2
+    text = " ".join(result.output.split())
+    assert "the result of stock.Quote: expected a dataclass, Struct, TypedDict or plain type" in text
+    assert "by a function simulated_reply" in text
 
 
 class Colour(Enum):

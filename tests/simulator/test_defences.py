@@ -15,7 +15,7 @@ TAKE_OVERS = Plan(0, sagas=120, width=60, steps=3_000, faults=("markers", "kill"
 ZOMBIES = Plan(0, sagas=120, width=60, steps=6_000, faults=("pause", "expire", "kill"), intensity=8.0)
 ABORTS = Plan(0, sagas=120, width=60, steps=3_000, faults=("abort",), intensity=8.0)
 MOVED_OFFSETS = Plan(0, sagas=120, width=60, steps=3_000, faults=("kill", "offsets"), intensity=6.0)
-OVERTAKING = Plan(6, sagas=120, width=60, steps=4_000, faults=("grow", "kill"), intensity=20.0)
+OVERTAKING = Plan(20, sagas=120, width=60, steps=4_000, faults=("grow", "kill"), intensity=20.0)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from kompensate.orchestrator.testing import MemoryBroker, VirtualClock
 from kompensate.simulator.campaign import add_plan, plans_from, read_plans, run_plans
+from kompensate.simulator.chaos import Chaos, Occasions
 from kompensate.simulator.plan import FAULTS, Plan
 from kompensate.simulator.run import simulate
 from kompensate.simulator.shrinking import shrink
@@ -56,6 +58,28 @@ def test_every_kind_of_fault_happens() -> None:
 
 def _busy(seed: int) -> Plan:
     return Plan(seed, sagas=60, width=30, steps=2_500, intensity=8.0)
+
+
+def test_faults_come_as_often_as_their_rates_say() -> None:
+    """Though nothing is drawn before the next one is due; several kinds may happen at one occasion. Seed 5."""
+    plan = Plan(5, faults=("kill", "raise"), intensity=200.0)
+    occasions = Occasions(Chaos(plan, MemoryBroker(VirtualClock()), lambda: None), ("kill", "raise", "pause"))
+
+    found = [occasions.hits() for _ in range(20_000)]
+
+    for kind in ("kill", "raise"):
+        expected = FAULTS[kind] * plan.intensity * len(found)
+        assert 0.9 * expected < sum(kind in hits for hits in found) < 1.1 * expected
+    assert ["kill", "raise"] in found
+    assert not any("pause" in hits for hits in found)
+
+
+@pytest.mark.slow
+def test_everything_may_go_wrong_at_once() -> None:
+    """One process is killed and leaves in the same moment, and only then does another come. Seeds 0 to 19."""
+    for seed in range(20):
+        plan = Plan(seed, sagas=5, width=5, steps=60, faults=("expire", "kill", "scale"), intensity=2_000)
+        assert simulate(plan, SIMULATED).violation is None, plan
 
 
 AGAIN = """
