@@ -173,6 +173,23 @@ def test_a_completed_child_is_not_cancelled(cached: bool) -> None:
     assert driven.sent[-1].type == "inventory.Release"
 
 
+@saga("asking-both")
+async def asking_both(ctx: Context, order: Order) -> None:
+    await ctx.child(CHECKOUT, order, on_close="request_cancel")
+    await ctx.sleep(5)
+
+
+def test_a_child_that_had_completed_is_not_asked_to_cancel(cached: bool) -> None:
+    """Nobody would answer."""
+    driven = Driven(asking_both, cached=cached, others=[CHECKOUT])
+    driven.start()
+    driven.child_ended()
+
+    assert kinds(driven.cancel()) == ["CompensationStarted", "SagaCancelled"]
+
+    assert driven.told(CancelChild) == []
+
+
 @saga("letting-go")
 async def letting_go(ctx: Context, order: Order) -> list[str]:
     first: str = await ctx.child("checkout", order, detached=True, saga_id="dispatch-1")
