@@ -24,6 +24,7 @@ def turn_back(turn: Turn, cause: str, reason: str, *, force: bool = False) -> No
             turn.emit(e.CallFailed(call.made.number, b""))
     turn.emit(e.CompensationStarted(cause, reason))
     next_undo(turn)
+    hold_for_completed_child(turn)
 
 
 def next_undo(turn: Turn) -> None:
@@ -58,10 +59,12 @@ def hold_for_child(turn: Turn, call: Call) -> None:
     )
 
 
-def completed_child(turn: Turn) -> Call | None:
-    """A child that is being undone and has completed: nothing more will come of it."""
+def hold_for_completed_child(turn: Turn) -> None:
+    """Released, the saga is held again if a child that is being undone has completed: nothing more will come of it."""
     calls = turn.state.open.values()
-    return next((c for c in calls if c.undoing and c.made.service == CHILD and c.late == "done"), None)
+    child = next((c for c in calls if c.undoing and c.made.service == CHILD and c.late == "done"), None)
+    if child is not None and turn.state.hold is None:
+        hold_for_child(turn, child)
 
 
 def _end(turn: Turn) -> None:

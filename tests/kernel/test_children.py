@@ -76,6 +76,27 @@ def test_a_child_past_its_pivot_holds_the_parent(cached: bool) -> None:
     assert kinds(driven.order("skip")) == ["OperatorActed", "CallUndone", "SagaResumed", "UndoSent"]
 
 
+@saga("dropping")
+async def dropping(ctx: Context, order: Order) -> None:
+    await ctx.select(go=ctx.receive("go"), child=ctx.child(CHECKOUT, order), cancel_losers=True)
+    await ctx.sleep(5)
+
+
+@pytest.mark.parametrize("verb", ["cancel", "compensate"])
+def test_turning_back_is_no_answer_to_what_became_of_a_child(cached: bool, verb: str) -> None:
+    """The saga is held for it again, as on a resume: nothing else would wake it."""
+    driven = Driven(dropping, cached=cached, others=[CHECKOUT])
+    driven.start()
+    driven.signal("go", "s1")
+    driven.child_ended()
+    assert driven.state.hold is Hold.QUARANTINED
+
+    decision = driven.cancel() if verb == "cancel" else driven.order("compensate")
+
+    assert kinds(decision)[-3:] == ["SagaResumed", "CompensationStarted", "SagaQuarantined"]
+    assert kinds(driven.order("skip"))[-1] in ("SagaCancelled", "SagaCompensated")
+
+
 @saga("impatient")
 async def impatient(ctx: Context, order: Order) -> None:
     await ctx.child(CHECKOUT, order, timeout=5)

@@ -23,7 +23,18 @@ async def asking(ctx: Context, order: Order) -> None:
     )
 
 
-APP = Application("shop", [kid, asking], services=[inventory, payments])
+@saga("paying")
+async def paying(ctx: Context, order: Order) -> None:
+    await ctx.call(payments, Charge(order.order_id), kind="pivot")
+
+
+@saga("dropping")
+async def dropping(ctx: Context, order: Order) -> None:
+    await ctx.select(go=ctx.receive("go"), kid=ctx.child(paying, order), cancel_losers=True)
+    await ctx.call(inventory, Reserve(order.order_id), undo=Release(order.order_id))
+
+
+APP = Application("shop", [kid, asking, paying, dropping], services=[inventory, payments])
 
 
 @pytest.fixture
@@ -41,3 +52,17 @@ def test_a_parent_is_not_stuck_whenever_its_child_ends(shop: SagaTest, packing: 
     shop.run()
 
     found.assert_compensated()
+
+
+@pytest.mark.parametrize("verb", ["cancel", "compensate", "resume"])
+def test_a_parent_that_turns_back_from_a_hold_is_not_stuck(shop: SagaTest, verb: str) -> None:
+    shop.on(Charge, late(10, done()))
+    found = shop.start(dropping, Order("o1"), saga_id="o1")
+    found.signal("go", None, delay=5)
+    shop.advance(50)
+    found.assert_held("past its pivot")
+
+    getattr(found, verb)()
+    shop.run()
+
+    found.assert_held("past its pivot")
