@@ -18,7 +18,7 @@ from kompensate.orchestrator.kernel.program import Program
 from kompensate.orchestrator.kernel.state import SagaState
 from kompensate.orchestrator.kernel.tables import Status
 from kompensate.orchestrator.kernel.turn import Decision, Execution, Turn
-from kompensate.orchestrator.kernel.undoing import hold_for_completed_child, next_undo
+from kompensate.orchestrator.kernel.undoing import next_undo
 
 __all__ = ["Decision", "Execution", "decide"]
 
@@ -160,7 +160,6 @@ def go_on(turn: Turn, reason: str) -> None:
         advance(turn, program)
     elif state.status is Status.COMPENSATING:
         next_undo(turn)
-    hold_for_completed_child(turn)
 
 
 def _expect_under_way(state: SagaState, verb: str) -> None:

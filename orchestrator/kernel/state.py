@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.tables import (
-    ASK_CHILD,
-    CANCEL_CHILD,
+    CHILD,
     ENDS,
+    LET_GO_CHILD,
     SIGNALS_REMEMBERED_MAX,
     CallStatus,
     Hold,
@@ -54,9 +54,10 @@ class Call:
 
     @property
     def undoable(self) -> bool:
-        """A child that has completed is not: there is nothing left of it to cancel."""
+        """A child that has completed is not: it stands."""
         undo = self.made.undo_type
-        return undo is not None and (undo not in (CANCEL_CHILD, ASK_CHILD) or self.status is not CallStatus.DONE)
+        stands = self.status is CallStatus.DONE and self.made.service == CHILD and undo != LET_GO_CHILD
+        return undo is not None and not stands
 
     @property
     def undoing(self) -> bool:

@@ -153,6 +153,8 @@ class Fold:
         detail = detail_of(event)
         call = self.state.calls.get(getattr(event, "number", 0))
         if call is not None:
+            if isinstance(event, e.CallSucceeded) and self.steps[event.number].undo_sent_at is not None:
+                detail = "the child completed before its cancel came: it stands"
             self._step(call, event, time, detail)
         before = self.lines[-1].time if self.lines else time
         step = call.made.step if call is not None else ""

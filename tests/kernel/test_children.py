@@ -7,7 +7,7 @@ import pytest
 from kompensate.orchestrator import Context, FailSaga, StepFailed, StepInDoubt, saga
 from kompensate.orchestrator.kernel import inputs as i
 from kompensate.orchestrator.kernel.effects import AnswerParent, CancelChild
-from kompensate.orchestrator.kernel.tables import Hold, Status
+from kompensate.orchestrator.kernel.tables import CallStatus, Status
 from kompensate.schemas import payloads
 from tests.fixtures.driving import CHECKOUT, SAGA_ID, Driven, Order, Release, Reserve, inventory, kinds
 
@@ -62,39 +62,69 @@ def test_a_parent_that_turns_back_cancels_its_child_and_waits(cached: bool) -> N
     assert kinds(driven.reply()) == ["CallUndone", "SagaCancelled"]
 
 
-def test_a_child_past_its_pivot_holds_the_parent(cached: bool) -> None:
-    """It completes whatever the parent wants: somebody has to undo it by hand."""
+def test_a_child_that_completes_while_its_cancel_travels_stands(cached: bool) -> None:
+    """As if it had completed before: its own finished piece of business. What came before it is undone."""
     driven = driven_to_the_child(cached)
     driven.cancel()
 
-    assert kinds(driven.child_ended(value="shipped")) == ["LateReplyArrived", "SagaQuarantined"]
+    assert kinds(driven.child_ended(value="shipped")) == ["CallSucceeded", "UndoSent"]
 
-    assert "past its pivot and has completed" in driven.state.hold_reason
-    assert driven.state.hold is Hold.QUARANTINED
+    assert driven.state.calls[2].status is CallStatus.DONE
     assert kinds(driven.child_ended(value="shipped")) == [], "once told is enough"
-    assert kinds(driven.resume()) == ["SagaResumed", "SagaQuarantined"], "a resume alone says nothing"
-    assert kinds(driven.order("skip")) == ["OperatorActed", "CallUndone", "SagaResumed", "UndoSent"]
+    assert kinds(driven.reply()) == ["CallUndone", "SagaCancelled"]
 
 
 @saga("dropping")
-async def dropping(ctx: Context, order: Order) -> None:
-    await ctx.select(go=ctx.receive("go"), child=ctx.child(CHECKOUT, order), cancel_losers=True)
+async def dropping(ctx: Context, order: Order) -> str:
+    child = ctx.child(CHECKOUT, order)
+    await ctx.select(go=ctx.receive("go"), child=child, cancel_losers=True)
+    try:
+        await child
+    except StepInDoubt:
+        await ctx.call(inventory, Reserve("other"), undo=Release("other"))
+    return "dropped"
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_dropped_child_that_completes_stands(cached: bool, paused: bool) -> None:
+    """The program has gone on without it, and hears no more of it; also when it is replayed."""
+    driven = Driven(dropping, cached=cached, others=[CHECKOUT])
+    driven.start()
+    driven.signal("go")
+    if paused:
+        driven.pause()
+    assert kinds(driven.child_ended(value="shipped"))[0] == "CallSucceeded"
+    if paused:
+        driven.resume()
+    assert driven.state.calls[1].status is CallStatus.DONE
+    assert driven.sent[-1].type == "inventory.Reserve"
+
+    assert kinds(driven.no()) == ["CallRefused", "CompensationStarted", "SagaCompensated"]
+    assert driven.state.hold is None
+
+
+@saga("recalling")
+async def recalling(ctx: Context, order: Order) -> None:
+    ctx.compensate(inventory, Release("recalled"))
+    await ctx.child(CHECKOUT, order)
     await ctx.sleep(5)
 
 
-@pytest.mark.parametrize("verb", ["cancel", "compensate"])
-def test_turning_back_is_no_answer_to_what_became_of_a_child(cached: bool, verb: str) -> None:
-    """The saga is held for it again, as on a resume: nothing else would wake it."""
-    driven = Driven(dropping, cached=cached, others=[CHECKOUT])
+@pytest.mark.parametrize("before", [True, False])
+def test_what_was_registered_undoes_a_child_that_completed(cached: bool, before: bool) -> None:
+    """Before the cancel or after it: once the child has ended."""
+    driven = Driven(recalling, cached=cached, others=[CHECKOUT])
     driven.start()
-    driven.signal("go", "s1")
-    driven.child_ended()
-    assert driven.state.hold is Hold.QUARANTINED
+    if before:
+        driven.child_ended(value="shipped")
+    last = driven.cancel()
+    if not before:
+        assert driven.sent == []
+        last = driven.child_ended(value="shipped")
 
-    decision = driven.cancel() if verb == "cancel" else driven.order("compensate")
-
-    assert kinds(decision)[-3:] == ["SagaResumed", "CompensationStarted", "SagaQuarantined"]
-    assert kinds(driven.order("skip"))[-1] in ("SagaCancelled", "SagaCompensated")
+    assert kinds(last)[-1] == "UndoSent"
+    assert driven.sent[-1].type == "inventory.Release"
+    assert kinds(driven.reply()) == ["CallUndone", "SagaCancelled"]
 
 
 @saga("impatient")
@@ -114,7 +144,7 @@ def test_a_child_that_ends_while_in_doubt(cached: bool, completed: bool) -> None
     late = Driven(impatient, cached=cached, others=[CHECKOUT])
     late.start()
     assert kinds(late.wait(5_000)) == ["CallInDoubt", "CompensationStarted", "UndoSent"]
-    expected = ["LateReplyArrived", "SagaQuarantined"] if completed else ["CallUndone", "SagaCompensated"]
+    expected = ["CallSucceeded", "SagaCompensated"] if completed else ["CallUndone", "SagaCompensated"]
     assert kinds(late.child_ended("done" if completed else "failed")) == expected
 
 
@@ -136,7 +166,7 @@ def test_a_child_that_ended_since_it_was_in_doubt(cached: bool, completed: bool)
 
     decision = driven.no()
 
-    expected = ["SagaQuarantined"] if completed else ["CallUndone", "SagaCompensated"]
+    expected = ["CallSucceeded" if completed else "CallUndone", "SagaCompensated"]
     assert kinds(decision) == ["CallRefused", "CompensationStarted", "UndoSent", *expected]
     assert driven.told(CancelChild) == []
 
@@ -149,8 +179,8 @@ async def lenient(ctx: Context, order: Order) -> str:
     return "stopped"
 
 
-@pytest.mark.parametrize(("outcome", "late"), [("refused", []), ("done", ["LateReplyArrived"])])
-def test_a_child_that_may_complete_holds_nobody(cached: bool, outcome: str, late: list[str]) -> None:
+@pytest.mark.parametrize(("outcome", "last"), [("refused", "CallUndone"), ("done", "CallSucceeded")])
+def test_a_child_that_may_complete_holds_nobody(cached: bool, outcome: str, last: str) -> None:
     """It is asked to cancel, and its end waited for: past its pivot it completes, and that is well too."""
     driven = Driven(lenient, cached=cached, others=[CHECKOUT])
     driven.start()
@@ -159,7 +189,7 @@ def test_a_child_that_may_complete_holds_nobody(cached: bool, outcome: str, late
 
     decision = driven.child_ended(outcome, {"reason": "cancel"})
 
-    assert kinds(decision) == [*late, "CallUndone", "UndoEnded", "SagaCompleted"]
+    assert kinds(decision) == [last, "UndoEnded", "SagaCompleted"]
 
 
 @saga("giving-up")
@@ -180,7 +210,7 @@ def test_a_child_that_completed_while_in_doubt_holds_nobody_either(cached: bool)
 
     decision = driven.wait(5_000)
 
-    assert kinds(decision) == ["SleepEnded", "CompensationStarted", "UndoSent", "CallUndone", "SagaFailed"]
+    assert kinds(decision) == ["SleepEnded", "CompensationStarted", "UndoSent", "CallSucceeded", "SagaFailed"]
     assert driven.told(CancelChild) == []
 
 
