@@ -84,9 +84,9 @@ class SubSaga:
     """A step that is a saga of its own: `saga` (a Saga or AsyncSaga) is started with this one's input, or what `make`
     makes, and its result is the step's.
 
-    When this saga turns back meanwhile the child is cancelled, or goes on with `on_close="abandon"`. `detached`: nobody
-    waits for its end, and the step's result is the child's id. `limit` and `priority` as for Step: it starts once there
-    is room, which it takes until it has ended.
+    When this saga turns back meanwhile the child is cancelled, or goes on with `on_close="abandon"`; once it has
+    completed it stands. `detached`: nobody waits for its end, and the step's result is the child's id. `limit` and
+    `priority` as for Step: it starts once there is room, which it takes until it has ended.
     """
 
     name: str

@@ -5,9 +5,9 @@ from kompensate.orchestrator.kernel import inputs as i
 from kompensate.orchestrator.kernel.errors import Rejected
 from kompensate.orchestrator.kernel.forward import advance, continue_undos, settle
 from kompensate.orchestrator.kernel.state import Call
-from kompensate.orchestrator.kernel.tables import ASK_CHILD, CHILD, CallStatus, Status
+from kompensate.orchestrator.kernel.tables import CHILD, CallStatus, Status
 from kompensate.orchestrator.kernel.turn import Turn
-from kompensate.orchestrator.kernel.undoing import hold_for_child, next_undo
+from kompensate.orchestrator.kernel.undoing import next_undo
 
 # Looking a member up on its class takes as long as a call, until Python 3.12.
 _SENT, _UNDOING = CallStatus.SENT, CallStatus.UNDOING
@@ -79,18 +79,12 @@ def _undo_reply(turn: Turn, call: Call, reply: i.ReplyArrived) -> None:
 
 
 def _child_undone(turn: Turn, call: Call, reply: i.ReplyArrived) -> None:
-    """A child that was to be cancelled has ended."""
+    """A child that was to be cancelled has ended. If it completed first it stands, as if it had before."""
     if reply.command_id != call.forward_id:
         return
     number = call.made.number
-    if reply.outcome == "done" and not call.late:
-        turn.emit(e.LateReplyArrived(number, reply.outcome, reply.payload))
-    if reply.outcome != "done" or call.made.undo_type == ASK_CHILD:
-        turn.emit(e.CallUndone(number))
-        _after_undo(turn)
-        return
-    if turn.state.hold is None:
-        hold_for_child(turn, call)
+    turn.emit(e.CallSucceeded(number, reply.payload) if reply.outcome == "done" else e.CallUndone(number))
+    _after_undo(turn)
 
 
 def _after_undo(turn: Turn) -> None:

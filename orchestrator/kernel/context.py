@@ -230,8 +230,9 @@ class Context:
         """Start a saga of this application (it or its name); await it for the child's result.
 
         `saga_id` is the child's (default: derived from this saga and call). `on_close` says what becomes of it when
-        this saga turns back: `cancel` (it is cancelled, and waited for; the default), `request_cancel` (the same, but
-        it may complete where it is past its pivot) or `abandon`. With `detached`
+        this saga turns back while it is under way: `cancel` (it is cancelled, and waited for; the default;
+        `request_cancel` is the same) or `abandon`. One that has completed stands: to undo it, register a compensation
+        (`compensate`) before it. With `detached`
         the await gives the child's id at once, nobody waits for its end, and `abandon` is the default. `attributes` are
         the child's, as for `set_attributes`. `limit` and `priority` as for `call`: it starts once there is room, which
         it takes until it has ended.
@@ -335,7 +336,7 @@ class Context:
         """Have one operation undone now: await it to go on when that is done.
 
         A call that is out is undone whether it was done or not, a child is cancelled, a sleep or receive is dropped:
-        awaiting it raises OperationCancelled.
+        awaiting it raises OperationCancelled. A child that completes first stands.
         """
         return self._undo(operation.number, operation.number)
 

@@ -18,7 +18,7 @@ from kompensate.orchestrator.kernel.program import Program
 from kompensate.orchestrator.kernel.state import SagaState
 from kompensate.orchestrator.kernel.tables import Status
 from kompensate.orchestrator.kernel.turn import Decision, Execution, Turn
-from kompensate.orchestrator.kernel.undoing import completed_child, hold_for_child, next_undo
+from kompensate.orchestrator.kernel.undoing import next_undo
 
 __all__ = ["Decision", "Execution", "decide"]
 
@@ -160,8 +160,6 @@ def go_on(turn: Turn, reason: str) -> None:
         advance(turn, program)
     elif state.status is Status.COMPENSATING:
         next_undo(turn)
-    if state.hold is None and (child := completed_child(turn)) is not None:
-        hold_for_child(turn, child)
 
 
 def _expect_under_way(state: SagaState, verb: str) -> None:

@@ -27,7 +27,9 @@ from kompensate.orchestrator.kernel.errors import (
 from kompensate.orchestrator.kernel.forked import ForkedContext
 from kompensate.orchestrator.kernel.operation import LocalAsked, Operation, describe
 from kompensate.orchestrator.kernel.state import Fork, SagaState
+from kompensate.orchestrator.kernel.tables import CallStatus
 
+_UNDOING = CallStatus.UNDOING
 CLOSE_TRIES = 10
 """How often a program is closed that goes on awaiting; then it is left as it is."""
 AWAIT_OURS = "await only what ctx gives: ctx.call, ctx.run, ctx.child, ctx.sleep, ctx.receive, ctx.gather, ctx.select"
@@ -241,7 +243,8 @@ def outcome(
 ) -> tuple[int, bytes | None, Exception | None] | None:
     """What `event` tells the program: (operation, value, error), or None if it is none of its business."""
     if type(event) is e.CallSucceeded:  # by far the commonest
-        return event.number, event.result, None
+        # A child that was to be undone: the program heard of that.
+        return None if state.calls[event.number].status is _UNDOING else (event.number, event.result, None)
     match event:
         case e.CallRefused(number, error):
             return number, None, _step_error(StepRefused, definition, state, number, error)

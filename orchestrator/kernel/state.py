@@ -8,7 +8,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kompensate.orchestrator.kernel import events as e
-from kompensate.orchestrator.kernel.tables import CANCEL_CHILD, ENDS, SIGNALS_REMEMBERED_MAX, CallStatus, Hold, Status
+from kompensate.orchestrator.kernel.tables import (
+    CHILD,
+    ENDS,
+    LET_GO_CHILD,
+    SIGNALS_REMEMBERED_MAX,
+    CallStatus,
+    Hold,
+    Status,
+)
 
 OPEN = frozenset({CallStatus.SENT, CallStatus.QUEUED, CallStatus.WAITING, CallStatus.UNDOING, CallStatus.UNDO_WAITING})
 """Calls that something is still expected of: a reply, room under their limit, or the time for the next attempt."""
@@ -46,9 +54,10 @@ class Call:
 
     @property
     def undoable(self) -> bool:
-        """A child that has completed is not: there is nothing left of it to cancel."""
+        """A child that has completed is not: it stands."""
         undo = self.made.undo_type
-        return undo is not None and (undo != CANCEL_CHILD or self.status is not CallStatus.DONE)
+        stands = self.status is CallStatus.DONE and self.made.service == CHILD and undo != LET_GO_CHILD
+        return undo is not None and not stands
 
     @property
     def undoing(self) -> bool:

@@ -10,7 +10,7 @@ table is illegal: `evolve` raises and changes nothing.
 
     call:   sent ──► done | refused | failed | in_doubt     waiting: between two attempts
              ▲ └─► waiting ─┘                               queued: made, and not sent before its limit has room
-            done, in_doubt ──► undoing ──► undone           undo_waiting: between two attempts to undo
+            done, in_doubt ──► undoing ──► undone | done    undo_waiting: between two attempts to undo
                                  ▲ └─► undo_waiting ─┘
 """
 
@@ -58,11 +58,11 @@ ENDS = frozenset({Status.COMPLETED, Status.COMPENSATED, Status.CANCELLED, Status
 
 WORKER, CHILD = "(worker)", "(saga)"
 """Who does a call that is no participant's: no service can be named so."""
-CANCEL_CHILD, ASK_CHILD, LET_GO_CHILD = "cancel", "request-cancel", "cancel-detached"
-"""What undoes a child: cancelling it and waiting for its end, whichever that is (ASK_CHILD), or without waiting."""
+CANCEL_CHILD, LET_GO_CHILD = "cancel", "cancel-detached"
+"""What undoes a child: cancelling it and waiting for its end, whichever that is, or without waiting."""
 ON_CLOSE = {
     "cancel": (CANCEL_CHILD, LET_GO_CHILD),
-    "request_cancel": (ASK_CHILD, LET_GO_CHILD),
+    "request_cancel": (CANCEL_CHILD, LET_GO_CHILD),
     "abandon": (None, None),
 }
 """A child's `on_close` → what undoes it, where it is awaited and where it is detached."""
@@ -136,6 +136,7 @@ SAGA: dict[tuple[Status | None, type], Status] = {
     },
     **{(s, kind): s for s in _UNDER_WAY for kind in (e.UndoSent, e.UndoFailed, e.CallUndone)},
     **{(s, kind): s for s in _UNDER_WAY for kind in (e.CommandResent, e.LateReplyArrived)},
+    (_S.COMPENSATING, e.CallSucceeded): _S.COMPENSATING,
     **{(s, e.OperatorActed): s for s in _UNDER_WAY},
     (_S.RUNNING, e.CancelRefused): _S.RUNNING,
     (_S.RUNNING, e.SagaReset): _S.RUNNING,
@@ -164,6 +165,7 @@ CALL: dict[tuple[CallStatus | None, type], CallStatus] = {
     (_C.UNDOING, e.UndoFailed): _C.UNDO_WAITING,
     (_C.UNDO_WAITING, e.UndoSent): _C.UNDOING,
     (_C.UNDOING, e.CallUndone): _C.UNDONE,
+    (_C.UNDOING, e.CallSucceeded): _C.DONE,  # a child that completed before its cancel came: it stands
     (_C.UNDO_WAITING, e.CallUndone): _C.UNDONE,
     **{(s, e.LateReplyArrived): s for s in (_C.IN_DOUBT, _C.UNDOING, _C.UNDO_WAITING, _C.UNDONE)},
 }

@@ -4,8 +4,8 @@ from json import dumps
 
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.state import Call
-from kompensate.orchestrator.kernel.tables import ASK_CHILD, CHILD, LET_GO_CHILD, CallStatus
-from kompensate.orchestrator.kernel.turn import Turn, child_id
+from kompensate.orchestrator.kernel.tables import CHILD, LET_GO_CHILD, CallStatus
+from kompensate.orchestrator.kernel.turn import Turn
 
 
 def turn_back(turn: Turn, cause: str, reason: str, *, force: bool = False) -> None:
@@ -41,27 +41,12 @@ def send_undo(turn: Turn, call: Call) -> None:
     """A compensation goes out; a child that is let go, or has ended since it was in doubt, needs no answer."""
     number, child = call.made.number, call.made.service == CHILD
     turn.emit(e.UndoSent(number))
-    if child and call.late == "done" and call.made.undo_type != ASK_CHILD:
-        hold_for_child(turn, call)
-        return
     if not (child and call.late):
         turn.send(call)
-    if child and (call.late or call.made.undo_type == LET_GO_CHILD):
+    if child and call.late == "done":
+        turn.emit(e.CallSucceeded(number, b"null"))  # it stands; what it gave is with the late reply
+    elif child and (call.late or call.made.undo_type == LET_GO_CHILD):
         turn.emit(e.CallUndone(number))
-
-
-def hold_for_child(turn: Turn, call: Call) -> None:
-    """The child that was to be cancelled has completed: somebody has to undo it, and to say so."""
-    turn.quarantine(
-        f"child {child_id(call)!r}: expected it to be cancelled, but it was past its pivot and has completed; "
-        "undo it by hand, then skip this compensation"
-    )
-
-
-def completed_child(turn: Turn) -> Call | None:
-    """A child that is being undone and has completed: nothing more will come of it."""
-    calls = turn.state.open.values()
-    return next((c for c in calls if c.undoing and c.made.service == CHILD and c.late == "done"), None)
 
 
 def _end(turn: Turn) -> None:

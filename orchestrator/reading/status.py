@@ -84,8 +84,8 @@ class Line:
 class SagaView:
     """A saga as people ask about it. Times in ms since the epoch.
 
-    `detailed` tells whether it was folded from its events: a summary alone knows no steps. `damaged` says
-    why it cannot be.
+    `detailed` tells whether it was folded from its events: a summary alone knows no steps and no `parent`. `damaged`
+    says why it cannot be.
     """
 
     saga_id: str
@@ -109,7 +109,7 @@ class SagaView:
     input: Any = None
     result: Any = None
     version: int = 1
-    parent: str = ""
+    parent: str | None = None
     forked_from: str = ""
     reset_into: str = ""
     waits_for: str = ""
@@ -153,6 +153,8 @@ class Fold:
         detail = detail_of(event)
         call = self.state.calls.get(getattr(event, "number", 0))
         if call is not None:
+            if isinstance(event, e.CallSucceeded) and self.steps[event.number].undo_sent_at is not None:
+                detail = "the child completed before its cancel came: it stands"
             self._step(call, event, time, detail)
         before = self.lines[-1].time if self.lines else time
         step = call.made.step if call is not None else ""
@@ -286,7 +288,7 @@ def view_of(found: Fold, partition: int) -> SagaView:
         compensations_left=_left(state),
         signals_kept=len(state.signals),
         version=state.version,
-        parent=state.parent or "",
+        parent=state.parent,
         forked_from=found.lines[0].detail.removeprefix("from ") if state.forks else "",
         reset_into=state.reset_into,
         waits_for=state.waits_for,

@@ -7,7 +7,7 @@ import pytest
 from kompensate.orchestrator import Context, FailSaga, StepFailed, StepInDoubt, saga
 from kompensate.orchestrator.kernel import inputs as i
 from kompensate.orchestrator.kernel.effects import AnswerParent, CancelChild
-from kompensate.orchestrator.kernel.tables import Hold, Status
+from kompensate.orchestrator.kernel.tables import CallStatus, Status
 from kompensate.schemas import payloads
 from tests.fixtures.driving import CHECKOUT, SAGA_ID, Driven, Order, Release, Reserve, inventory, kinds
 
@@ -62,18 +62,69 @@ def test_a_parent_that_turns_back_cancels_its_child_and_waits(cached: bool) -> N
     assert kinds(driven.reply()) == ["CallUndone", "SagaCancelled"]
 
 
-def test_a_child_past_its_pivot_holds_the_parent(cached: bool) -> None:
-    """It completes whatever the parent wants: somebody has to undo it by hand."""
+def test_a_child_that_completes_while_its_cancel_travels_stands(cached: bool) -> None:
+    """As if it had completed before: its own finished piece of business. What came before it is undone."""
     driven = driven_to_the_child(cached)
     driven.cancel()
 
-    assert kinds(driven.child_ended(value="shipped")) == ["LateReplyArrived", "SagaQuarantined"]
+    assert kinds(driven.child_ended(value="shipped")) == ["CallSucceeded", "UndoSent"]
 
-    assert "past its pivot and has completed" in driven.state.hold_reason
-    assert driven.state.hold is Hold.QUARANTINED
+    assert driven.state.calls[2].status is CallStatus.DONE
     assert kinds(driven.child_ended(value="shipped")) == [], "once told is enough"
-    assert kinds(driven.resume()) == ["SagaResumed", "SagaQuarantined"], "a resume alone says nothing"
-    assert kinds(driven.order("skip")) == ["OperatorActed", "CallUndone", "SagaResumed", "UndoSent"]
+    assert kinds(driven.reply()) == ["CallUndone", "SagaCancelled"]
+
+
+@saga("dropping")
+async def dropping(ctx: Context, order: Order) -> str:
+    child = ctx.child(CHECKOUT, order)
+    await ctx.select(go=ctx.receive("go"), child=child, cancel_losers=True)
+    try:
+        await child
+    except StepInDoubt:
+        await ctx.call(inventory, Reserve("other"), undo=Release("other"))
+    return "dropped"
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_dropped_child_that_completes_stands(cached: bool, paused: bool) -> None:
+    """The program has gone on without it, and hears no more of it; also when it is replayed."""
+    driven = Driven(dropping, cached=cached, others=[CHECKOUT])
+    driven.start()
+    driven.signal("go")
+    if paused:
+        driven.pause()
+    assert kinds(driven.child_ended(value="shipped"))[0] == "CallSucceeded"
+    if paused:
+        driven.resume()
+    assert driven.state.calls[1].status is CallStatus.DONE
+    assert driven.sent[-1].type == "inventory.Reserve"
+
+    assert kinds(driven.no()) == ["CallRefused", "CompensationStarted", "SagaCompensated"]
+    assert driven.state.hold is None
+
+
+@saga("recalling")
+async def recalling(ctx: Context, order: Order) -> None:
+    ctx.compensate(inventory, Release("recalled"))
+    await ctx.child(CHECKOUT, order)
+    await ctx.sleep(5)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_was_registered_undoes_a_child_that_completed(cached: bool, before: bool) -> None:
+    """Before the cancel or after it: once the child has ended."""
+    driven = Driven(recalling, cached=cached, others=[CHECKOUT])
+    driven.start()
+    if before:
+        driven.child_ended(value="shipped")
+    last = driven.cancel()
+    if not before:
+        assert driven.sent == []
+        last = driven.child_ended(value="shipped")
+
+    assert kinds(last)[-1] == "UndoSent"
+    assert driven.sent[-1].type == "inventory.Release"
+    assert kinds(driven.reply()) == ["CallUndone", "SagaCancelled"]
 
 
 @saga("impatient")
@@ -93,7 +144,7 @@ def test_a_child_that_ends_while_in_doubt(cached: bool, completed: bool) -> None
     late = Driven(impatient, cached=cached, others=[CHECKOUT])
     late.start()
     assert kinds(late.wait(5_000)) == ["CallInDoubt", "CompensationStarted", "UndoSent"]
-    expected = ["LateReplyArrived", "SagaQuarantined"] if completed else ["CallUndone", "SagaCompensated"]
+    expected = ["CallSucceeded", "SagaCompensated"] if completed else ["CallUndone", "SagaCompensated"]
     assert kinds(late.child_ended("done" if completed else "failed")) == expected
 
 
@@ -115,7 +166,7 @@ def test_a_child_that_ended_since_it_was_in_doubt(cached: bool, completed: bool)
 
     decision = driven.no()
 
-    expected = ["SagaQuarantined"] if completed else ["CallUndone", "SagaCompensated"]
+    expected = ["CallSucceeded" if completed else "CallUndone", "SagaCompensated"]
     assert kinds(decision) == ["CallRefused", "CompensationStarted", "UndoSent", *expected]
     assert driven.told(CancelChild) == []
 
@@ -128,8 +179,8 @@ async def lenient(ctx: Context, order: Order) -> str:
     return "stopped"
 
 
-@pytest.mark.parametrize(("outcome", "late"), [("refused", []), ("done", ["LateReplyArrived"])])
-def test_a_child_that_may_complete_holds_nobody(cached: bool, outcome: str, late: list[str]) -> None:
+@pytest.mark.parametrize(("outcome", "last"), [("refused", "CallUndone"), ("done", "CallSucceeded")])
+def test_a_child_that_may_complete_holds_nobody(cached: bool, outcome: str, last: str) -> None:
     """It is asked to cancel, and its end waited for: past its pivot it completes, and that is well too."""
     driven = Driven(lenient, cached=cached, others=[CHECKOUT])
     driven.start()
@@ -138,7 +189,7 @@ def test_a_child_that_may_complete_holds_nobody(cached: bool, outcome: str, late
 
     decision = driven.child_ended(outcome, {"reason": "cancel"})
 
-    assert kinds(decision) == [*late, "CallUndone", "UndoEnded", "SagaCompleted"]
+    assert kinds(decision) == [last, "UndoEnded", "SagaCompleted"]
 
 
 @saga("giving-up")
@@ -159,7 +210,7 @@ def test_a_child_that_completed_while_in_doubt_holds_nobody_either(cached: bool)
 
     decision = driven.wait(5_000)
 
-    assert kinds(decision) == ["SleepEnded", "CompensationStarted", "UndoSent", "CallUndone", "SagaFailed"]
+    assert kinds(decision) == ["SleepEnded", "CompensationStarted", "UndoSent", "CallSucceeded", "SagaFailed"]
     assert driven.told(CancelChild) == []
 
 
@@ -171,6 +222,23 @@ def test_a_completed_child_is_not_cancelled(cached: bool) -> None:
 
     assert driven.told(CancelChild) == []
     assert driven.sent[-1].type == "inventory.Release"
+
+
+@saga("asking-both")
+async def asking_both(ctx: Context, order: Order) -> None:
+    await ctx.child(CHECKOUT, order, on_close="request_cancel")
+    await ctx.sleep(5)
+
+
+def test_a_child_that_had_completed_is_not_asked_to_cancel(cached: bool) -> None:
+    """Nobody would answer."""
+    driven = Driven(asking_both, cached=cached, others=[CHECKOUT])
+    driven.start()
+    driven.child_ended()
+
+    assert kinds(driven.cancel()) == ["CompensationStarted", "SagaCancelled"]
+
+    assert driven.told(CancelChild) == []
 
 
 @saga("letting-go")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from kompensate.orchestrator.cli.output import view_json
 from kompensate.orchestrator.client_errors import DamagedSaga
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.reading.status import SagaView, fold, view
@@ -100,6 +101,19 @@ def test_a_completed_saga_has_its_result() -> None:
     assert (full.status, full.result, full.detailed) == ("completed", {"shipped": "o1"}, True)
     assert (bare.started_at, bare.updated_at, bare.events) == (full.started_at, full.updated_at, full.events)
     assert len(full.steps) == 3
+
+
+def test_the_parent_of_a_child_is_told_or_unknown() -> None:
+    """A summary does not know it, which is not the same as having none."""
+    running, ended = Paper(), Paper()
+    for paper in (running, ended):
+        paper.ask(START, "o-1", saga_type="checkout", payload=ORDER, parent="o-0", command_id="c-7")
+    running.play(silent_at("charge"))
+    ended.play()
+    (summary,) = stored(ended.state())
+
+    assert (seen(running).parent, seen(ended).parent) == ("o-0", "o-0")
+    assert view_json(view("shop", summary))["parent"] is None
 
 
 def test_a_paused_saga_says_by_whom_and_what_it_would_wait_for() -> None:
