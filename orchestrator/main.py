@@ -21,11 +21,11 @@ from kompensate.orchestrator.sagas.journal import watermark_writer
 from kompensate.orchestrator.sagas.partition import Partition
 from kompensate.orchestrator.sagas.rooms import Rooms
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.signals import set_when_told
 from kompensate.orchestrator.topics import TopicAdmin, group_of
 from kompensate.orchestrator.worker.health import Health, HealthServer
 from kompensate.orchestrator.worker.loop import Loop
 from kompensate.orchestrator.worker.slots import Slot, claim_slot
+from kompensate.schemas.signals import when_told
 from kompensate.schemas.topics import Topics
 
 logger = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Worker:
         The process is taken to be the worker's own: its garbage collector is set to GC_THRESHOLDS.
         """
         gc.set_threshold(*GC_THRESHOLDS)
-        with set_when_told(self._stopping):
+        with when_told(self._stopping.set):
             self._run()
 
     def _run_aside(self) -> None:

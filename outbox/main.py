@@ -8,13 +8,12 @@ Relays of the same slot, in whichever processes, stand by for one another: the s
 """
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Literal, TypeAlias
 
 from kompensate.outbox.checkpoint import SlotState, check_slot, start_from
@@ -25,6 +24,7 @@ from kompensate.outbox.pgoutput import ProtocolError, lsn_text
 from kompensate.outbox.relay import Limits, Relay
 from kompensate.outbox.replication import Database, Names, Slot
 from kompensate.outbox.tables import OUTBOX, PUBLICATION
+from kompensate.schemas.signals import when_told
 from kompensate.schemas.topics import dead_topic
 
 log = logging.getLogger(__name__)
@@ -251,13 +251,11 @@ def run_relays(settings: Sequence[RelaySettings], *, resync: bool = False) -> No
     if len(set(names)) < len(names):
         raise ValueError(f"expected one relay a slot, got slots {', '.join(names)}")
     stop = threading.Event()
+    with when_told(stop.set):
+        _run_until(services, stop)
 
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        log.info("%s: draining", signal.Signals(number).name)
-        stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+def _run_until(services: Sequence[RelayService], stop: threading.Event) -> None:
     for service in services:
         service.start()
     _watch(services, stop.wait)

@@ -5,11 +5,10 @@ with Service(inventory, "postgresql://…/inventory", "localhost:9092"): ...   #
 """
 
 import logging
-import signal
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
-from types import FrameType, TracebackType
+from types import TracebackType
 
 from sqlalchemy import Engine
 
@@ -21,6 +20,7 @@ from kompensate.participants.participant import Participant
 from kompensate.participants.runner import Runner
 from kompensate.participants.settings import Settings
 from kompensate.participants.unit import Unit
+from kompensate.schemas.signals import when_told
 from kompensate.schemas.topics import commands_topic, dead_topic
 
 log = logging.getLogger("kompensate.participants")
@@ -166,11 +166,5 @@ def serve(
 ) -> None:
     """Run a participant in the main thread until SIGTERM or SIGINT; then drain and return. As `Service.run`."""
     service = Service(participant, database, bootstrap, prefix=prefix, kafka=kafka, settings=settings, create=create)
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        log.info("%s: draining", signal.Signals(number).name)
-        service.ask_to_stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    service.run()
+    with when_told(service.ask_to_stop):
+        service.run()

@@ -15,8 +15,8 @@ from kompensate.orchestrator.kafka.sources import Begin, KafkaSources
 from kompensate.orchestrator.main import SystemClock
 from kompensate.orchestrator.reading.reader import Reader, partitions_of
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.signals import set_when_told
 from kompensate.orchestrator.worker.slots import claim_slot
+from kompensate.schemas.signals import when_told
 from kompensate.schemas.topics import Topics, check_name
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class HookProcess:
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then finish the batch, commit, leave the group. Raises Fatal, ClientError."""
-        with set_when_told(self._stopping):
+        with when_told(self._stopping.set):
             self._run()
 
     def _run(self) -> None:

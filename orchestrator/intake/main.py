@@ -14,10 +14,10 @@ from kompensate.orchestrator.intake.translate import Translator
 from kompensate.orchestrator.kafka.sources import Begin, KafkaSources
 from kompensate.orchestrator.main import SystemClock
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.signals import set_when_told
 from kompensate.orchestrator.topics import TopicAdmin
 from kompensate.orchestrator.worker.health import STALL_SECONDS, HealthServer, IntakeHealth
 from kompensate.orchestrator.worker.slots import claim_slot
+from kompensate.schemas.signals import when_told
 from kompensate.schemas.topics import Topics
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class IntakeProcess:
 
     def run(self) -> None:
         """Run until SIGTERM or SIGINT, then finish the batch, commit, leave the group. Raises Fatal."""
-        with set_when_told(self._stopping):
+        with when_told(self._stopping.set):
             self._run()
 
     def _run(self) -> None:

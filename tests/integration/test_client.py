@@ -86,9 +86,13 @@ def test_a_request_is_interrupted_while_reports_come_in(client: Client) -> None:
     def report(_error: object, _message: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    assert client.sender.offer(client.requests.cancel("o-1"), report)
-    with pytest.raises(KeyboardInterrupt):
-        wait_until("the report", lambda: client.sender.serve(0.1))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert client.sender.offer(client.requests.cancel("o-1"), report)
+        with pytest.raises(KeyboardInterrupt):
+            wait_until("the report", lambda: client.sender.serve(0.1))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_outcomes_are_told_apart(stage: Stage, client: Client) -> None:
