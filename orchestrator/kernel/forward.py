@@ -1,6 +1,8 @@
 """The saga goes forward: what its program asks for is recorded, and its outcomes are told to it."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import takewhile
 
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.errors import OperationCancelled
@@ -59,30 +61,53 @@ def advance(turn: Turn, program: Program) -> None:
         if state.status is not _RUNNING or state.hold is not None:
             return
         ended = program.ended
-        if ended is not None and _stops(turn, ended):
+        if ended is not None and _stops(turn, program, ended):
             return
         asked = program.take()
         if not asked:
             break
-        for operation in asked:
-            _record(turn, program, operation)
-            if state.hold is not None:
-                return  # the program is gone; when it is replayed it asks for the rest again
+        _record_all(turn, program, asked)
     if ended is not None and not state.open:
         _end(turn, ended)
 
 
-def _stops(turn: Turn, ended: Ended) -> bool:
+def _record_all(turn: Turn, program: Program, asked: Iterable[Operation]) -> None:
+    """Record these, until one of them holds the saga."""
+    for operation in asked:
+        _record(turn, program, operation)
+        if turn.state.hold is not None:
+            return  # the program is gone; when it is replayed it asks for the rest again
+
+
+def _stops(turn: Turn, program: Program, ended: Ended) -> bool:
     """Is there nothing more to record of a program that ended so?"""
     match ended:
         case Broken(reason):
             # What it asked for before it broke is not recorded: mended code may ask for something else.
             turn.quarantine(reason)
         case TurnedBack(cause, reason):
-            if not turn.state.pivot_out:
+            if turn.state.pivot_out:
+                return True  # it is known later whether there is a way back
+            if turn.state.pivot is not _DONE:
+                _record_all(turn, program, takewhile(_unanswered, program.take()))
+            if turn.state.hold is None:
                 turn_back(turn, cause, reason)
         case _:
             return False
+    return True
+
+
+def _unanswered(operation: Operation) -> bool:
+    """Is it recorded of a program that turns back at once? What somebody would have to answer is not sent any more."""
+    match operation.asked:
+        case e.CallMade() as call:
+            return not call.type or call.kind == "notification"
+        case LimitedAsked():
+            return False
+        case LocalAsked() as local:
+            return local.work is None
+        case ChildAsked() as child:
+            return child.detached
     return True
 
 
