@@ -178,7 +178,7 @@ def _record_call(turn: Turn, program: Program, asked: e.CallMade | LimitedAsked 
     call = asked if isinstance(asked, e.CallMade) else asked.call
     number = call.number
     if state.pivot is _DONE and call.kind not in _PAST_PIVOT and not isinstance(asked, ChildAsked):
-        call = replace(call, kind="retriable", undo_type=None, undo_payload=None, policy=_retriable(call))
+        call = replace(call, kind="retriable", undo_type=None, undo_payload=None, policy=_retriable(program, call))
     turn.emit(call)
     if isinstance(asked, LimitedAsked | ChildAsked) and asked.limit:
         attributes = asked.attributes if isinstance(asked, ChildAsked) else b""
@@ -199,8 +199,11 @@ def _record_call(turn: Turn, program: Program, asked: e.CallMade | LimitedAsked 
     program.deliver(number, result, None, turn.time, state.events)
 
 
-def _retriable(asked: e.CallMade) -> Policy:
-    """What a call past the pivot is tried with: its own policy if it was given one."""
+def _retriable(program: Program, asked: e.CallMade) -> Policy:
+    """What a call past the pivot is tried with: what its author said, and without limit what he did not."""
+    said = program.past.get(asked.number)
+    if said is not None:
+        return said
     return DEFAULT_POLICIES["retriable"] if asked.policy == DEFAULT_POLICIES[asked.kind] else asked.policy
 
 
