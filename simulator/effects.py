@@ -68,7 +68,7 @@ class Effects:
 
     def _once(self, service: str, command_id: str) -> None:
         call = self._ledger.issued[command_id]
-        if call.status is CallStatus.UNDONE:
+        if call.made.type and call.status is CallStatus.UNDONE:
             raise Violation("I1", f"{service} executed {command_id} after its saga had undone it")
 
     def published(self, service: str, record: Record) -> None:
@@ -106,6 +106,9 @@ class Effects:
         """What is wrong with a call of a saga that has ended, of which these attempts took effect; mostly nothing."""
         if len(forward) > 1:
             return "I2", f"expected one attempt to take effect, got {forward}"
+        if not call.made.type:  # a compensation that was registered: nothing goes forward
+            run = len(forward) == (call.status is CallStatus.UNDONE)
+            return ("", "") if run else ("I1", f"expected it run if undone, and only then, got {forward}")
         if call.status is CallStatus.DONE:
             if not forward:
                 return "I1", "expected its effect in the database, got none"

@@ -308,7 +308,7 @@ class Ledger:
     def _commands(self, saga_id: str, shadow: Shadow, sent: set[str]) -> None:
         commands = shadow.state.commands
         made = islice(commands.items(), shadow.commands, None)
-        made_or_queued = {**shadow.queued, **{id_: call for id_, call in made if call.made.service not in _OURS}}
+        made_or_queued = {**shadow.queued, **{id_: call for id_, call in made if _goes_out(id_, call)}}
         shadow.commands = len(commands)
         shadow.queued = {id_: call for id_, call in made_or_queued.items() if call.status is CallStatus.QUEUED}
         given_up = {id_ for id_, call in made_or_queued.items() if call.limit and call.status is CallStatus.FAILED}
@@ -365,6 +365,11 @@ class Ledger:
         """Where a saga under way or ended lives."""
         shadow = self.live.get(saga_id)
         return int((shadow.state if shadow else self.ended[saga_id]).run.partition(".")[0])
+
+
+def _goes_out(id_: str, call: Call) -> bool:
+    """Is there a command of this id? Not of what we do ourselves, nor of a compensation that is only registered."""
+    return call.made.service not in _OURS and bool(call.made.type or id_ != call.forward_id)
 
 
 class _Taken:

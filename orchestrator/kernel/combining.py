@@ -13,7 +13,7 @@ from kompensate.orchestrator.kernel.errors import SagaError
 from kompensate.orchestrator.kernel.operation import Operation
 
 T = TypeVar("T")
-Lose = Callable[[Operation], None] | None
+Lose = Callable[[Operation], object] | None
 
 
 class _Next:

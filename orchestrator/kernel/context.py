@@ -80,6 +80,7 @@ class Context:
         self.asked: list[Operation] = []
         self.open: dict[int, Operation] = {}
         self.local: dict[int, LocalAsked] = {}
+        self.past: dict[int, Policy] = {}
         self.recorded: Recorded | None = None
         self.attributes = b""
         self.payloads = self._payloads = payloads
@@ -121,14 +122,14 @@ class Context:
     ) -> Operation:
         """Send `command` to `service`; await it for the participant's result.
 
-        `undo` is the compensating command, registered before the action is sent. `kind` is
-        compensatable, pivot, retriable or notification (sent, and nobody waits for what becomes of it); past the pivot
-        every other call is retriable. `returns` is the
-        result's type (default: plain JSON values); `step` names the call (default: the command's type).
-        Seconds: `resend_after` until the same command goes out again, `timeout` until the step is in doubt.
-        `policy` gives all of these as a plan stores them. `limit` names one of the application's limits: the command is
-        sent once there is room under it, which no time-out counts; those of a higher `priority` go first.
-        The await raises StepRefused, StepFailed or StepInDoubt.
+        `undo` is the compensating command, registered before the action is sent. `kind` is compensatable, pivot,
+        retriable or notification (sent, and nobody waits for what becomes of it); past the pivot every other call is
+        retriable. `returns` is the result's type (default: plain JSON values); `step` names the call (default: the
+        command's type). Seconds: `resend_after` until the same command goes out again, `timeout` until the step is in
+        doubt. Past the pivot neither attempts nor time have a limit but one that is said here, and then the saga is
+        held at it. `policy` gives all of these as a plan stores them. `limit` names one of the application's limits:
+        the command is sent once there is room under it, which no time-out counts; those of a higher `priority` go
+        first. The await raises StepRefused, StepFailed or StepInDoubt.
         """
         check_kind(kind, undo)
         check_limit("call", limit, priority, self.limits, answered=kind != "notification")
@@ -145,6 +146,8 @@ class Context:
             None if undo is None else encode(undo),
             policy or Policy.of(DEFAULT_POLICIES[kind], retry, resend_after, timeout),
         )
+        if policy is None and (retry or resend_after is not None or timeout is not None):
+            self.past[made.number] = Policy.of(DEFAULT_POLICIES["retriable"], retry, resend_after, timeout)
         return self._ask_call(made, returns, limit, priority)
 
     def planned(
@@ -181,13 +184,12 @@ class Context:
     ) -> Operation:
         """Have the worker run `function(*args)`, sync or async, and keep its result; await it for that.
 
-        It runs at least once: a worker that dies meanwhile has it run again by another, with the same
-        `idempotency_key` (handed over where the function has a parameter of that name). With `at_most_once` it is
-        not: `reconcile(*args)` then says what became of it (its result, or NotDone), and without one the saga is
-        held for an operator. `undo(*args)` compensates it. An exception is a failed attempt, tried again as `retry`
-        says; `Refuse` is a no. `timeout` seconds in all until the step is in doubt. `returns` is the result's
-        type (default: the function's annotation). `limit` and `priority` as for `call`.
-        The await raises StepRefused, StepFailed or StepInDoubt.
+        It runs at least once: a worker that dies meanwhile has it run again by another, with the same `idempotency_key`
+        (handed over where the function has a parameter of that name). With `at_most_once` it is not: `reconcile(*args)`
+        then says what became of it (its result, or NotDone), and without one the saga is held for an operator.
+        `undo(*args)` compensates it. An exception is a failed attempt, tried again as `retry` says; `Refuse` is a no.
+        `timeout` seconds in all until the step is in doubt. `returns` is the result's type (default: the function's
+        annotation). `limit` and `priority` as for `call`. The await raises StepRefused, StepFailed or StepInDoubt.
         """
         check_kind(kind, undo)
         check_local(kind, {"function": function, "undo": undo, "reconcile": reconcile}, at_most_once)
@@ -203,6 +205,8 @@ class Context:
             undo_payload=None if undo is None else b"",
             policy=Policy.of(LOCAL_ONCE if at_most_once else LOCAL_POLICIES[kind], retry, None, timeout),
         )
+        retriable = LOCAL_ONCE if at_most_once else LOCAL_POLICIES["retriable"]
+        self.past[made.number] = Policy.of(retriable, retry, None, timeout)
         local = LocalAsked(
             made,
             Work(function, args, limit, priority),
@@ -232,12 +236,10 @@ class Context:
         `saga_id` is the child's (default: derived from this saga and call). `on_close` says what becomes of it when
         this saga turns back while it is under way: `cancel` (it is cancelled, and waited for; the default;
         `request_cancel` is the same) or `abandon`. One that has completed stands: to undo it, register a compensation
-        (`compensate`) before it. With `detached`
-        the await gives the child's id at once, nobody waits for its end, and `abandon` is the default. `attributes` are
-        the child's, as for `set_attributes`. `limit` and `priority` as for `call`: it starts once there is room, which
-        it takes until it has ended.
-        The await raises StepFailed where the child was compensated, cancelled or failed, StepRefused where its id
-        is another saga's.
+        (`compensate`) before it. With `detached` the await gives the child's id at once, nobody waits for its end, and
+        `abandon` is the default. `attributes` are the child's, as for `set_attributes`. `limit` and `priority` as for
+        `call`: it starts once there is room, which it takes until it has ended. The await raises StepFailed where the
+        child was compensated, cancelled or failed, StepRefused where its id is another saga's.
         """
         name = getattr(saga, "name", saga)
         if name not in self._sagas:
@@ -295,7 +297,7 @@ class Context:
         A failure is raised as soon as it is known. Up to `tolerate` of them are not: they stand among the results, as
         exceptions. Operations that are not waited for any more go on, or are undone with `cancel_losers`.
         """
-        return combining.gather(operations, tolerate, self._undo_losers if cancel_losers else None)
+        return combining.gather(operations, tolerate, self.undo if cancel_losers else None)
 
     def at_least(
         self, count: int, *operations: Operation, cancel_losers: bool = False
@@ -304,7 +306,7 @@ class Context:
 
         Raises the failure that leaves too few. The others go on, or are undone with `cancel_losers`.
         """
-        return combining.at_least(count, operations, self._undo_losers if cancel_losers else None)
+        return combining.at_least(count, operations, self.undo if cancel_losers else None)
 
     def select(self, *, cancel_losers: bool = False, **operations: Operation) -> Coroutine[Any, Any, tuple[str, Any]]:
         """Await the first of them to settle, for its name and result; raises its error if it failed.
@@ -312,7 +314,7 @@ class Context:
         The others go on and can be awaited later (a `receive` among them takes the next signal of its name), or are
         undone with `cancel_losers`.
         """
-        return combining.select(operations, self._undo_losers if cancel_losers else None)
+        return combining.select(operations, self.undo if cancel_losers else None)
 
     # -- undoing
 
@@ -420,9 +422,6 @@ class Context:
 
     def _undo(self, first: int, last: int) -> Operation:
         return self._ask(UndoAsked(first, last))
-
-    def _undo_losers(self, operation: Operation) -> None:
-        self._undo(operation.number, operation.number)
 
     def _block_of(self) -> tuple[Callable[[], Operation], Callable[[float], Operation]]:
         """For one attempt at a block that begins here: what undoes it, and what waits before the next."""

@@ -12,7 +12,7 @@ from kompensate.orchestrator.kernel.values import value
 
 @value
 class SendCommand:
-    """Send this command. `expires_at` in milliseconds since the epoch; `compensates` the id it undoes."""
+    """Send this command. `expires_at` in milliseconds since the epoch; `compensates` the id it undoes, if any."""
 
     id: str
     service: str

@@ -1,6 +1,8 @@
 """The saga goes forward: what its program asks for is recorded, and its outcomes are told to it."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import takewhile
 
 from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.kernel.errors import OperationCancelled
@@ -59,30 +61,53 @@ def advance(turn: Turn, program: Program) -> None:
         if state.status is not _RUNNING or state.hold is not None:
             return
         ended = program.ended
-        if ended is not None and _stops(turn, ended):
+        if ended is not None and _stops(turn, program, ended):
             return
         asked = program.take()
         if not asked:
             break
-        for operation in asked:
-            _record(turn, program, operation)
-            if state.hold is not None:
-                return  # the program is gone; when it is replayed it asks for the rest again
+        _record_all(turn, program, asked)
     if ended is not None and not state.open:
         _end(turn, ended)
 
 
-def _stops(turn: Turn, ended: Ended) -> bool:
+def _record_all(turn: Turn, program: Program, asked: Iterable[Operation]) -> None:
+    """Record these, until one of them holds the saga."""
+    for operation in asked:
+        _record(turn, program, operation)
+        if turn.state.hold is not None:
+            return  # the program is gone; when it is replayed it asks for the rest again
+
+
+def _stops(turn: Turn, program: Program, ended: Ended) -> bool:
     """Is there nothing more to record of a program that ended so?"""
     match ended:
         case Broken(reason):
             # What it asked for before it broke is not recorded: mended code may ask for something else.
             turn.quarantine(reason)
         case TurnedBack(cause, reason):
-            if not turn.state.pivot_out:
+            if turn.state.pivot_out:
+                return True  # it is known later whether there is a way back
+            if turn.state.pivot is not _DONE:
+                _record_all(turn, program, takewhile(_unanswered, program.take()))
+            if turn.state.hold is None:
                 turn_back(turn, cause, reason)
         case _:
             return False
+    return True
+
+
+def _unanswered(operation: Operation) -> bool:
+    """Is it recorded of a program that turns back at once? What somebody would have to answer is not sent any more."""
+    match operation.asked:
+        case e.CallMade() as call:
+            return not call.type or call.kind == "notification"
+        case LimitedAsked():
+            return False
+        case LocalAsked() as local:
+            return local.work is None
+        case ChildAsked() as child:
+            return child.detached
     return True
 
 
@@ -153,7 +178,7 @@ def _record_call(turn: Turn, program: Program, asked: e.CallMade | LimitedAsked 
     call = asked if isinstance(asked, e.CallMade) else asked.call
     number = call.number
     if state.pivot is _DONE and call.kind not in _PAST_PIVOT and not isinstance(asked, ChildAsked):
-        call = replace(call, kind="retriable", undo_type=None, undo_payload=None, policy=_retriable(call))
+        call = replace(call, kind="retriable", undo_type=None, undo_payload=None, policy=_retriable(program, call))
     turn.emit(call)
     if isinstance(asked, LimitedAsked | ChildAsked) and asked.limit:
         attributes = asked.attributes if isinstance(asked, ChildAsked) else b""
@@ -174,8 +199,11 @@ def _record_call(turn: Turn, program: Program, asked: e.CallMade | LimitedAsked 
     program.deliver(number, result, None, turn.time, state.events)
 
 
-def _retriable(asked: e.CallMade) -> Policy:
-    """What a call past the pivot is tried with: its own policy if it was given one."""
+def _retriable(program: Program, asked: e.CallMade) -> Policy:
+    """What a call past the pivot is tried with: what its author said, and without limit what he did not."""
+    said = program.past.get(asked.number)
+    if said is not None:
+        return said
     return DEFAULT_POLICIES["retriable"] if asked.policy == DEFAULT_POLICIES[asked.kind] else asked.policy
 
 

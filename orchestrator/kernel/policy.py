@@ -11,12 +11,15 @@ MS_MAX = 36_600 * 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How a definite failure is tried again. Intervals in seconds; `maximum_attempts` 0 is without limit."""
+    """How a definite failure is tried again. Intervals in seconds.
+
+    `maximum_attempts` 0 is without limit; None is as the step's kind has it: three, or without limit past the pivot.
+    """
 
     initial_interval: float = 1.0
     backoff_coefficient: float = 2.0
     maximum_interval: float = 60.0
-    maximum_attempts: int = 3
+    maximum_attempts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,12 @@ class Policy:
         changes: dict[str, Any] = {}
         if retry is not None:
             changes = {
-                "attempts": retry.maximum_attempts,
                 "retry_initial": round(retry.initial_interval * 1000),
                 "retry_percent": round(retry.backoff_coefficient * 100),
                 "retry_max": round(retry.maximum_interval * 1000),
             }
+            if retry.maximum_attempts is not None:
+                changes["attempts"] = retry.maximum_attempts
         if resend_after is not None:
             changes["resend_after"] = round(resend_after * 1000)
         if timeout is not None:

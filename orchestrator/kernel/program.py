@@ -26,6 +26,7 @@ from kompensate.orchestrator.kernel.errors import (
 )
 from kompensate.orchestrator.kernel.forked import ForkedContext
 from kompensate.orchestrator.kernel.operation import LocalAsked, Operation, describe
+from kompensate.orchestrator.kernel.policy import Policy
 from kompensate.orchestrator.kernel.state import Fork, SagaState
 from kompensate.orchestrator.kernel.tables import CallStatus
 
@@ -142,6 +143,11 @@ class Program:
     def open(self) -> Collection[Operation]:
         """What it has asked for and not been told the outcome of."""
         return self._operations.values()
+
+    @property
+    def past(self) -> dict[int, Policy]:
+        """By number what calls are tried with past the pivot, of which the author said anything about that."""
+        return self._context.past
 
     def goes_live(self) -> None:
         """The replay is over: what the program asks for from now on is not recorded yet."""

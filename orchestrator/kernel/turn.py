@@ -86,7 +86,9 @@ class Turn:
         if call.undoing:
             assert made.undo_type is not None  # only undoable calls are undone
             type_, payload = made.undo_type, made.undo_payload or b""
-            sent = SendCommand(id_, service, type_, step, "compensate", attempt, payload, call.forward_id, None)
+            # A registered compensation undoes no command: the participant runs it as any other.
+            phase, undone = ("compensate", call.forward_id) if made.type else ("forward", None)
+            sent = SendCommand(id_, service, type_, step, phase, attempt, payload, undone, None)
         else:
             expires_at = call.timeout_at if made.kind == "compensatable" else None
             sent = SendCommand(id_, service, made.type, step, "forward", attempt, made.payload, None, expires_at)

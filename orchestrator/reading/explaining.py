@@ -139,7 +139,7 @@ def _own(found: Fold, call: Call) -> Reason:
             why = f"waits for child saga {child!r}, which is being cancelled since {timestamp(since)}"
         moves = f"its end: `kompensate explain {child}`"
     else:
-        named = f"{made.undo_type} (undo of step {made.step})" if call.undoing else f"{made.type} (step {made.step})"
+        named = _named(call)
         kind, why = "local", f"waits for its worker to run {named}, begun at {timestamp(since)}"
         moves = "the function's end; where its worker died, the next one that takes the partition over"
     return Reason(kind, why, moves, step=made.step, since_at=since, until_at=call.timeout_at, error=step.error)
@@ -147,8 +147,7 @@ def _own(found: Fold, call: Call) -> Reason:
 
 def _call(found: Fold, call: Call) -> Reason:
     made, step = call.made, found.steps[call.made.number]
-    type_ = made.undo_type if call.undoing else made.type
-    named = f"{type_} (undo of step {made.step})" if call.undoing else f"{type_} (step {made.step})"
+    named = _named(call)
     since = (step.undo_sent_at if call.undoing else None) or step.sent_at
     limit = made.policy.undo_attempts if call.undoing else made.policy.attempts
     of = "" if limit == UNLIMITED else f" of {limit}"
@@ -166,6 +165,13 @@ def _call(found: Fold, call: Call) -> Reason:
         then = "held" if made.kind != "compensatable" else "in doubt, and the saga turns back"
         moves += f"; given up at {_at(call.timeout_at)}: it is {then}"
     return Reason("reply", why, moves, since_at=since, next_at=call.due, until_at=call.timeout_at, **common)
+
+
+def _named(call: Call) -> str:
+    made = call.made
+    if not made.type:
+        return f"{made.undo_type} (compensation {made.step})"
+    return f"{made.undo_type} (undo of step {made.step})" if call.undoing else f"{made.type} (step {made.step})"
 
 
 def _after(call: Call, limit: int) -> str:

@@ -37,7 +37,8 @@ from kompensate.schemas.messages import timestamp
 class StepView:
     """One call of the saga. Times in ms since the epoch; `error` is the last one's text, else empty.
 
-    `command_id` is the newest command's: participants log it, and their inbox is keyed by it.
+    `command_id` is the newest command's: participants log it, and their inbox is keyed by it. A compensation of the
+    author's own has no `type` and is `registered` until it is run.
     """
 
     number: int
@@ -179,7 +180,7 @@ class Fold:
             case e.CallAdmitted() if call.attempt == 1:
                 step.sent_at = time
             case e.CallSucceeded():
-                step.answered_at = time
+                step.answered_at = time if made.type else None
             case e.CallRefused() | e.CallFailed() | e.CallInDoubt():
                 step.answered_at = time
                 step.error = self.last_error = detail
@@ -189,7 +190,9 @@ class Fold:
                 step.undo_sent_at = step.undo_sent_at or time
             case e.CallUndone():
                 step.undone_at = time
-        step.status, step.attempt, step.resends = str(call.status), call.attempt, call.resends
+        registered = not made.type and call.status is CallStatus.DONE
+        step.status = "registered" if registered else str(call.status)
+        step.attempt, step.resends = call.attempt, call.resends
         step.again_at, step.timeout_at, step.command_id = call.due, call.timeout_at, call.id
 
 
@@ -367,4 +370,6 @@ def _named(call: Call) -> str:
     made = call.made
     if made.service == CHILD:
         return f"{child_id(call)}, which is being cancelled" if call.undoing else f"{child_id(call)} ({made.type})"
+    if not made.type:
+        return f"{made.undo_type} (compensation {made.step})"
     return f"{made.undo_type} (undo of {made.step})" if call.undoing else f"{made.type} (step {made.step})"

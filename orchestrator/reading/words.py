@@ -17,7 +17,7 @@ def detail_of(event: e.Event) -> str:
 
 def _called(event: e.CallMade) -> str:
     if not event.type:
-        return f"compensation by {event.undo_type}"
+        return f"registered: compensation by {event.undo_type}"
     by = f" {event.service}" if event.service in (WORKER, CHILD) else ""
     return f"{event.type}{by}, {event.kind}"
 

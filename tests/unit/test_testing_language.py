@@ -61,6 +61,17 @@ async def order(ctx: Context, value: Order) -> str:
     return found
 
 
+@saga("torn")
+async def torn(ctx: Context, value: Order) -> None:
+    try:
+        await ctx.call(inventory, Reserve(value.order_id))
+    except StepRefused:
+        ctx.compensate(inventory, Release(value.order_id))
+        ctx.compensate(tear, value.order_id)
+        ctx.publish("torn", True)
+        raise
+
+
 @saga("counts")
 async def counts(ctx: Context, left: int) -> int:
     await ctx.sleep(30 * 86_400)
@@ -93,7 +104,7 @@ async def pays_once(ctx: Context, order_id: str) -> str:
     return f"{first}, {second} g"
 
 
-APP = Application("shop", [parcel, order, counts, tries, charges_once, pays_once], services=[inventory, payments])
+APP = Application("shop", [parcel, order, torn, counts, tries, charges_once, pays_once], services=[inventory, payments])
 
 
 @pytest.fixture
@@ -145,6 +156,18 @@ def test_a_local_step_that_does_not_succeed(shop: SagaTest, way: str, result: st
     shop.run()
 
     found.assert_completed(result)
+
+
+def test_what_is_asked_for_before_a_raise(shop: SagaTest) -> None:
+    """Without a wait in between."""
+    shop.on(Reserve, refused("sold out"))
+    found = shop.start(torn, Order("o1"))
+    shop.run()
+
+    found.assert_compensated()
+    assert found.published == {"torn": True}
+    assert found.messages(Release) == [Release("o1")]
+    assert ("tear", "o1") in RAN
 
 
 def test_a_step_that_runs_at_most_once(shop: SagaTest) -> None:
