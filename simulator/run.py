@@ -39,6 +39,8 @@ from kompensate.simulator.world import World
 
 OVERSHOOT_SECONDS = 0.5
 """Time jumps up to so far beyond what is due: several things are due at once, as under load."""
+MARKER_SECONDS = 0.2
+"""How long a marker may be under way while nothing else happens."""
 HEALING_JUMPS_MAX = 400
 """A healed system that has not come to rest after so many jumps of time never will."""
 PROCESS_SETTINGS = Settings(
@@ -365,8 +367,12 @@ class Run:
         participants = [p for p in self.running.values() if isinstance(p, ParticipantProcess)]
         dues += [process.runner.idle_seconds() for process in participants]
         dues += [wait for late in self._late.values() for wait in late.waits()]
-        least = 0.001 * 4 ** min(self._jumps, 8)
-        self.clock.advance(max(least, min(dues, default=60.0)) + self.random.random() * OVERSHOOT_SECONDS)
+        under_way = bool(self.world.broker.undelivered())
+        dues += [MARKER_SECONDS] * under_way
+        seconds = max(0.001 * 4 ** min(self._jumps, 8), min(dues, default=60.0))
+        self.clock.advance(seconds + self.random.random() * OVERSHOOT_SECONDS)
+        if under_way and seconds >= MARKER_SECONDS:
+            self.chaos.deliver()
         self._wake(*self._due_now(participants))
         self._acted = self._activity
 

@@ -6,15 +6,18 @@ import random
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from kompensate.orchestrator.testing import MemoryBroker, VirtualClock
+from kompensate.simulator import chaos
 from kompensate.simulator.campaign import add_plan, plans_from, read_plans, run_plans
 from kompensate.simulator.chaos import Chaos, Occasions
 from kompensate.simulator.plan import FAULTS, Plan
-from kompensate.simulator.run import simulate
+from kompensate.simulator.run import Run, simulate
+from kompensate.simulator.scripted import Odds
 from kompensate.simulator.shrinking import shrink
 from tests.fixtures.defenceless import DEFENCES
 from tests.fixtures.simulated import SIMULATED
@@ -71,6 +74,23 @@ def test_faults_come_as_often_as_their_rates_say() -> None:
         assert 0.9 * expected < sum(kind in hits for hits in found) < 1.1 * expected
     assert ["kill", "raise"] in found
     assert not any("pause" in hits for hits in found)
+
+
+def test_time_does_not_run_away_from_markers_that_are_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody is paused, and markers hardly ever arrive by themselves: they take moments, not minutes a turn."""
+    monkeypatch.setattr(chaos, "MARKER_PACES", (0.0,))
+    with closing(Run(Plan(1, sagas=0, faults=()), SIMULATED, Odds())) as run:
+        run.stack.extend(run.running.values())
+        broker, began = run.world.broker, run.clock.monotonic()
+        broker.slow_markers = lambda _: True
+        epoch = broker.init_producer("writer")
+        for partition in range(run.world.partitions):
+            broker.produce_in("writer", epoch, run.world.topics.history, partition, b"key", b"value", None)
+        broker.end("writer", epoch, commit=False)
+
+        while broker.undelivered():
+            run.turn()
+            assert run.clock.monotonic() - began < 30
 
 
 @pytest.mark.slow
