@@ -14,6 +14,7 @@ from typing import Any
 from kompensate.orchestrator.errors import Fatal
 from kompensate.orchestrator.kernel.operation import Operation
 from kompensate.orchestrator.ports import Record
+from kompensate.orchestrator.reading.status import Line
 from kompensate.orchestrator.sagas.rooms import Rooms
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.testing import VirtualClock
@@ -25,6 +26,7 @@ from kompensate.simulator.application import Simulated
 from kompensate.simulator.chaos import Chaos, Killed
 from kompensate.simulator.effects import Effects
 from kompensate.simulator.expected import Expected
+from kompensate.simulator.histories import told
 from kompensate.simulator.lateness import Lateness
 from kompensate.simulator.ledger import Ledger
 from kompensate.simulator.load import Load
@@ -62,6 +64,8 @@ class Outcome:
     ends: dict[str, int] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
     violation: Violation | None = None
+    histories: dict[str, list[Line]] = field(default_factory=dict)
+    """Of the sagas that the violation names."""
 
 
 class SimulatedClock(VirtualClock):
@@ -90,6 +94,7 @@ def _simulate(plan: Plan, simulated: Simulated, odds: Odds) -> Outcome:
             run.go()
         except Violation as violation:
             outcome.violation = violation
+            outcome.histories = told(run, violation)
     ledger = run.ledger
     outcome.events, outcome.transactions, outcome.turns = ledger.events, ledger.transactions, run.turns
     outcome.sagas, outcome.fired, outcome.ends = len(run.load.started), run.chaos.fired, dict(run.ends)
