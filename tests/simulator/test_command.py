@@ -104,6 +104,31 @@ def test_a_failure_is_told_and_kept_before_it_is_made_small(
     assert read_plans(tmp_path / "kept.jsonl") == kept
 
 
+BREAKS = """
+from kompensate.simulator import rest
+from kompensate.simulator.violation import Violation
+
+def check(run):
+    raise Violation("I1", f"{run.load.started[0]} (completed): made up")
+
+rest.check = check
+"""
+
+
+@pytest.mark.slow
+def test_a_failure_in_a_process_of_a_campaign_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of them, with its history, which came from there; the campaign ends."""
+    monkeypatch.setattr(rest, "check", rest.check)  # the application breaks it in this process too
+    monkeypatch.setattr("kompensate.orchestrator.cli.simulate.shrink", lambda failure, *_, **__: failure)
+    arguments = ("--minutes", "5", "--seed", "3", "--sagas", "5", "--processes", "2")
+    result = simulate(tmp_path, "simulated_campaign", *arguments, source=APPLICATION + BREAKS)
+
+    assert result.exit_code == 1, result.output
+    assert result.output.count("broken: I1: order-0 (completed): made up") == 1
+    assert "SagaStarted" in result.output
+    assert len(read_plans(tmp_path / "kept.jsonl")) == 1
+
+
 @pytest.mark.slow
 def test_a_smaller_failure_takes_its_place(tmp_path: Path, nothing_holds: list[Plan]) -> None:
     """In the file, and at the end of what is printed."""
