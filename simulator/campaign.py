@@ -1,8 +1,9 @@
 """Seeds, one after the other, for as long as you like, in as many processes as you like.
 
-Failures of earlier campaigns come first: they stand in a file, a plan a line. A new failure is shrunk and added.
+Failures of earlier campaigns come first: they stand in a file, a plan a line. A new failure is added.
 """
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,16 +14,17 @@ from pathlib import Path
 
 from kompensate.simulator.application import Simulated
 from kompensate.simulator.plan import Plan
-from kompensate.simulator.run import simulate
-from kompensate.simulator.shrinking import shrink
+from kompensate.simulator.run import Outcome, simulate
 
 CHUNK_SECONDS = 10.0
 """How long a process runs seeds before it tells what came of them."""
+_IDS = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?<![A-Za-z0-9_])\d+(?![A-Za-z0-9_])")
+"""UUIDs, and numbers by themselves: also those in a simulated saga's id, not one at the end of a name."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """What came of many runs. `failure` is the shrunk plan of the first that broke something."""
+    """What came of many runs. `held`: sagas by `kind_of` the reason; `failure`: the first run that broke something."""
 
     runs: int = 0
     events: int = 0
@@ -31,9 +33,7 @@ class Tally:
     faults: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
     held: Counter[str] = field(default_factory=Counter)
-    failure: Plan | None = None
-    original: Plan | None = None
-    text: str = ""
+    failure: Outcome | None = None
 
     def add(self, other: "Tally") -> None:
         self.runs += other.runs
@@ -44,11 +44,16 @@ class Tally:
         self.ends += other.ends
         self.held += other.held
         if self.failure is None:
-            self.failure, self.original, self.text = other.failure, other.original, other.text
+            self.failure = other.failure
+
+
+def kind_of(reason: str) -> str:
+    """What reasons have in common that differ in nothing but ids and numbers."""
+    return _IDS.sub("#", reason)
 
 
 def run_plans(plans: Iterator[Plan], simulated: Simulated, until: Callable[[], bool]) -> Tally:
-    """Run plan after plan until `until` says so or one fails; that one is shrunk."""
+    """Run plan after plan until `until` says so or one fails."""
     tally = Tally()
     for plan in plans:
         outcome = simulate(plan, simulated)
@@ -58,10 +63,9 @@ def run_plans(plans: Iterator[Plan], simulated: Simulated, until: Callable[[], b
         tally.sagas += outcome.sagas
         tally.faults.update(kind for _number, kind in outcome.fired)
         tally.ends.update(outcome.ends)
-        tally.held.update(outcome.held.values())
+        tally.held.update(map(kind_of, outcome.held.values()))
         if outcome.violation is not None:
-            small = shrink(outcome, lambda smaller: simulate(smaller, simulated))
-            tally.failure, tally.original, tally.text = small.plan, plan, str(small.violation)
+            tally.failure = outcome
             break
         if until():
             break
@@ -89,6 +93,13 @@ def add_plan(path: Path, plan: Plan) -> None:
             file.write(plan.to_json() + "\n")
 
 
+def replace_plan(path: Path, plan: Plan, smaller: Plan) -> None:
+    """In the file, `smaller` instead of `plan`."""
+    kept = [other for other in read_plans(path) if other != plan]
+    plans = kept if smaller in kept else [*kept, smaller]
+    path.write_text("".join(each.to_json() + "\n" for each in plans), encoding="utf-8")
+
+
 class Campaign:
     """Runs plans from `plan.seed` on, in `processes` at once. `load` makes the application in each of them."""
 
@@ -96,8 +107,9 @@ class Campaign:
         self._load, self._plan, self._seconds, self._processes = load, plan, seconds, processes
         self.tally = Tally()
 
-    def run(self, progress: Callable[[Tally, float], None]) -> Tally:
-        """All of it. `progress` is told from time to time how it stands, and after how many seconds."""
+    def run(self, progress: Callable[[Tally, float], None], failed: Callable[[Outcome], None]) -> Tally:
+        """All of it. `progress` is told from time to time how it stands, and after how many seconds; `failed` of the
+        first run that broke something, when it did: the others are still under way."""
         began = time.monotonic()
         self.tally = Tally()
         # A fresh interpreter each: the loops' threads and connections of this one would not survive a fork.
@@ -107,7 +119,10 @@ class Campaign:
             while under_way:
                 done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
                 for future in done:
+                    known = self.tally.failure
                     self.tally.add(future.result())
+                    if known is None and self.tally.failure is not None:
+                        failed(self.tally.failure)
                     if self.tally.failure is None and time.monotonic() - began < self._seconds:
                         under_way.add(self._send(pool, sent, began))
                         sent += 1

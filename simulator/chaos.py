@@ -79,11 +79,15 @@ class Chaos:
         """Perhaps a stray EndTxn, and some marker, reach their ends; `during` a transaction of this id."""
         if self._strays:
             self._arrive_stray(during)
+        if self._broker.undelivered() and (self.calm or self.random.random() < self._marker_pace):
+            self.deliver()
+
+    def deliver(self) -> None:
+        """A marker that is under way reaches its partition."""
         undelivered = self._broker.undelivered()
-        if undelivered and (self.calm or self.random.random() < self._marker_pace):
-            id_ = self.random.choice(list(undelivered))
-            self._broker.write_marker(id_, self.random.randrange(undelivered[id_]))
-            self._stir()
+        id_ = self.random.choice(list(undelivered))
+        self._broker.write_marker(id_, self.random.randrange(undelivered[id_]))
+        self._stir()
 
     def _arrive_stray(self, during: str | None) -> None:
         mine = [stray for stray in self._strays if during is None or stray[0] == during]

@@ -14,6 +14,7 @@ from typing import Any
 from kompensate.orchestrator.errors import Fatal
 from kompensate.orchestrator.kernel.operation import Operation
 from kompensate.orchestrator.ports import Record
+from kompensate.orchestrator.reading.status import Line
 from kompensate.orchestrator.sagas.rooms import Rooms
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.testing import VirtualClock
@@ -25,6 +26,7 @@ from kompensate.simulator.application import Simulated
 from kompensate.simulator.chaos import Chaos, Killed
 from kompensate.simulator.effects import Effects
 from kompensate.simulator.expected import Expected
+from kompensate.simulator.histories import told
 from kompensate.simulator.lateness import Lateness
 from kompensate.simulator.ledger import Ledger
 from kompensate.simulator.load import Load
@@ -39,6 +41,8 @@ from kompensate.simulator.world import World
 
 OVERSHOOT_SECONDS = 0.5
 """Time jumps up to so far beyond what is due: several things are due at once, as under load."""
+MARKER_SECONDS = 0.2
+"""How long a marker may be under way while nothing else happens."""
 HEALING_JUMPS_MAX = 400
 """A healed system that has not come to rest after so many jumps of time never will."""
 PROCESS_SETTINGS = Settings(
@@ -60,6 +64,8 @@ class Outcome:
     ends: dict[str, int] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
     violation: Violation | None = None
+    histories: dict[str, list[Line]] = field(default_factory=dict)
+    """Of the sagas that the violation names."""
 
 
 class SimulatedClock(VirtualClock):
@@ -88,6 +94,7 @@ def _simulate(plan: Plan, simulated: Simulated, odds: Odds) -> Outcome:
             run.go()
         except Violation as violation:
             outcome.violation = violation
+            outcome.histories = told(run, violation)
     ledger = run.ledger
     outcome.events, outcome.transactions, outcome.turns = ledger.events, ledger.transactions, run.turns
     outcome.sagas, outcome.fired, outcome.ends = len(run.load.started), run.chaos.fired, dict(run.ends)
@@ -365,8 +372,12 @@ class Run:
         participants = [p for p in self.running.values() if isinstance(p, ParticipantProcess)]
         dues += [process.runner.idle_seconds() for process in participants]
         dues += [wait for late in self._late.values() for wait in late.waits()]
-        least = 0.001 * 4 ** min(self._jumps, 8)
-        self.clock.advance(max(least, min(dues, default=60.0)) + self.random.random() * OVERSHOOT_SECONDS)
+        under_way = bool(self.world.broker.undelivered())
+        dues += [MARKER_SECONDS] * under_way
+        seconds = max(0.001 * 4 ** min(self._jumps, 8), min(dues, default=60.0))
+        self.clock.advance(seconds + self.random.random() * OVERSHOOT_SECONDS)
+        if under_way and seconds >= MARKER_SECONDS:
+            self.chaos.deliver()
         self._wake(*self._due_now(participants))
         self._acted = self._activity
 

@@ -3,6 +3,7 @@
 Leaving something out changes all that follows, so each smaller plan is run; it counts if the same invariant breaks.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -10,33 +11,41 @@ from kompensate.simulator.plan import Plan
 from kompensate.simulator.run import Outcome
 
 SAGAS_MIN = 1
+ATTEMPTS = 150
 
 
-def shrink(outcome: Outcome, run: Callable[[Plan], Outcome], attempts: int = 150) -> Outcome:
-    """The outcome of the smallest plan found within `attempts` runs; `outcome` itself where none is smaller."""
+def shrink(
+    outcome: Outcome, run: Callable[[Plan], Outcome], attempts: int = ATTEMPTS, seconds: float = float("inf")
+) -> Outcome:
+    """The outcome of the smallest plan found within `attempts` runs, and by the end of the one that is under way after
+    `seconds`, or at Ctrl-C; `outcome` itself where none is smaller."""
     if outcome.violation is None:
         return outcome
-    shrinker = _Shrinker(outcome, run, attempts)
-    shrinker.sagas()
-    shrinker.kinds()
-    shrinker.shorten()
-    shrinker.faults()
-    shrinker.sagas()
-    shrinker.shorten()
+    shrinker = _Shrinker(outcome, run, attempts, time.monotonic() + seconds)
+    try:
+        shrinker.sagas()
+        shrinker.kinds()
+        shrinker.shorten()
+        shrinker.faults()
+        shrinker.sagas()
+        shrinker.shorten()
+    except KeyboardInterrupt:
+        pass  # whoever waits has waited long enough: the best so far
     return shrinker.best
 
 
 class _Shrinker:
-    def __init__(self, outcome: Outcome, run: Callable[[Plan], Outcome], attempts: int) -> None:
+    def __init__(self, outcome: Outcome, run: Callable[[Plan], Outcome], attempts: int, until: float) -> None:
         assert outcome.violation is not None
         self.best = outcome
         self._name = outcome.violation.name
         self._run = run
         self._left = attempts
+        self._until = until
 
     def _try(self, plan: Plan) -> bool:
         """Does this plan fail in the same way? Then it is the best."""
-        if self._left <= 0:
+        if self._over():
             return False
         self._left -= 1
         outcome = self._run(plan)
@@ -44,6 +53,9 @@ class _Shrinker:
             return False
         self.best = outcome
         return True
+
+    def _over(self) -> bool:
+        return self._left <= 0 or time.monotonic() >= self._until
 
     def shorten(self) -> None:
         """No step after the one that broke it; where it broke at rest, as early a rest as will do."""
@@ -72,7 +84,7 @@ class _Shrinker:
     def faults(self) -> None:
         """Single faults: halves of them first, then quarters, down to one at a time."""
         size = max(1, len(self.best.fired) // 2)
-        while size >= 1 and self._left > 0:
+        while size >= 1 and not self._over():
             if not any(self._try(plan) for plan in self._without_some(size)):
                 if size == 1:
                     break

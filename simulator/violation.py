@@ -8,8 +8,11 @@ class Violation(BaseException):
     """
 
     def __init__(self, name: str, text: str) -> None:
-        super().__init__(f"{name}: {text}")
+        super().__init__(name, text)  # as it is made anew from, where it comes out of another process
         self.name = name
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
 
 
 def expect(condition: object, name: str, text: str) -> None:

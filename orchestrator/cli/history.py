@@ -3,6 +3,7 @@
 from typing import Any, TextIO
 
 import click
+from rich.table import Table
 
 from kompensate.orchestrator.cli.asking import lookup
 from kompensate.orchestrator.cli.exits import EPILOG, NOT_FOUND
@@ -55,7 +56,7 @@ def history(ids: list[str], everything: bool, save: TextIO | None, output: str, 
         (saga_id,) = ids
         lines = fold(cluster.app, saga_id, found.history(saga_id), found.payloads).lines
     if output == "table":
-        events = table("#", "TIME", "+MS", "EVENT", "STEP", "ATTEMPT", "CAUSE", "DETAIL", right=("#", "+MS"))
+        events = history_table()
         for line in lines:
             events.add_row(*cells(line))
         print_table(events)
@@ -81,6 +82,11 @@ def _save(looking: Lookup, ids: list[str], file: TextIO) -> None:
     say(f"histories saved: {saved}")
     if missing:
         raise SystemExit(NOT_FOUND)
+
+
+def history_table() -> Table:
+    """The table that `cells` are rows of."""
+    return table("#", "TIME", "+MS", "EVENT", "STEP", "ATTEMPT", "CAUSE", "DETAIL", right=("#", "+MS"))
 
 
 def cells(line: Line) -> tuple[str, ...]:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import click
 
-from kompensate.orchestrator.cli.history import cells
+from kompensate.orchestrator.cli.history import cells, history_table
 from kompensate.orchestrator.cli.listing import views_table
-from kompensate.orchestrator.cli.output import print_table, table
+from kompensate.orchestrator.cli.output import print_table
 from kompensate.orchestrator.cli.show import print_card
 from kompensate.orchestrator.cli.start import check_start
 from kompensate.orchestrator.reading.status import fold
@@ -79,7 +79,7 @@ class Shell:
     def _history(self, saga_id: str) -> None:
         self._settle()
         lookup = self._running.lookup
-        events = table("#", "TIME", "+MS", "EVENT", "STEP", "ATTEMPT", "CAUSE", "DETAIL", right=("#", "+MS"))
+        events = history_table()
         for line in fold(lookup.topics.app, saga_id, lookup.history(saga_id), lookup.payloads).lines:
             events.add_row(*cells(line))
         print_table(events)

@@ -2,18 +2,25 @@
 
 import importlib
 import random
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from kompensate.orchestrator.cli.history import cells, history_table
 from kompensate.orchestrator.cli.options import load_application
-from kompensate.orchestrator.cli.output import say
+from kompensate.orchestrator.cli.output import print_table, say
 from kompensate.simulator.application import NoValue, Simulated
-from kompensate.simulator.campaign import Campaign, Tally, add_plan, plans_from, read_plans, run_plans
+from kompensate.simulator.campaign import Campaign, Tally, add_plan, plans_from, read_plans, replace_plan, run_plans
 from kompensate.simulator.plan import FAULTS, Plan
+from kompensate.simulator.run import Outcome
+from kompensate.simulator.run import simulate as simulate_plan
+from kompensate.simulator.shrinking import ATTEMPTS, shrink
+
+SHRINK_SECONDS = 600.0
+"""Longer nobody waits for a smaller plan."""
+HELD_MAX = 10
 
 EPILOG = "Exit codes: 0 nothing broke, 1 something did (its plan is printed and kept), 2 wrong usage."
 
@@ -30,7 +37,7 @@ EPILOG = "Exit codes: 0 nothing broke, 1 something did (its plan is printed and 
     default=",".join(FAULTS),
     help="Kinds of faults, with commas between; none for an empty text. Default: all of them.",
 )
-@click.option("--plan", "plan_text", metavar="JSON", help="Run just this plan, as a failure printed it.")
+@click.option("--plan", "plan_text", metavar="JSON", help="Run just this plan, once, as a failure printed it.")
 @click.option(
     "--regressions",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -70,18 +77,41 @@ def simulate(
     plan = Plan(random.randrange(10**9) if seed is None else seed, sagas=sagas, faults=_kinds(faults))  # noqa: S311 not a secret
     try:
         if one is not None:
-            _report(run_plans(iter([one]), found, lambda: True), regressions)
+            _run_known([one], found)
             return
         if known:
             say(f"{regressions}: {len(known)} plans that failed before")
-            _report(run_plans(iter(known), found, lambda: False), regressions)
+            _run_known(known, found)
         say(f"from seed {plan.seed} on")
         if minutes == 0:
-            _report(run_plans(plans_from(plan), found, lambda: True), regressions)
+            tally = run_plans(plans_from(plan), found, lambda: True)
+            if tally.failure is not None:
+                _keep(tally.failure, regressions)
         else:
-            _report(Campaign(load, plan, minutes * 60, processes).run(_progress), regressions)
+            tally = Campaign(load, plan, minutes * 60, processes).run(_progress, lambda new: _keep(new, regressions))
+        _report(tally)
+        if tally.failure is not None:
+            _make_small(tally.failure, found, regressions)
+            raise SystemExit(1)
     except NoValue as error:
         raise click.UsageError(str(error)) from error
+
+
+def _run_known(plans: list[Plan], found: Simulated) -> None:
+    """Plans as they are: where one breaks, that was known."""
+    tally = run_plans(iter(plans), found, lambda: False)
+    if tally.failure is not None:
+        _announce(tally.failure)
+    _report(tally)
+    if tally.failure is not None:
+        raise SystemExit(1)
+
+
+def _keep(failure: Outcome, regressions: Path) -> None:
+    """Said and kept before anything else is done about it."""
+    add_plan(regressions, failure.plan)
+    _announce(failure)
+    click.echo(f"added to {regressions}")
 
 
 def simulated(app: str, app_dir: str) -> Simulated:
@@ -107,16 +137,41 @@ def _progress(tally: Tally, seconds: float) -> None:
     )
 
 
-def _report(tally: Tally, regressions: Path) -> None:
+def _report(tally: Tally) -> None:
     click.echo(f"runs {tally.runs}, sagas {tally.sagas}, events {tally.events}, transactions {tally.transactions}")
     click.echo("faults: " + (", ".join(f"{kind} {count}" for kind, count in tally.faults.most_common()) or "none"))
     click.echo("ends: " + (", ".join(f"{end} {count}" for end, count in tally.ends.most_common()) or "none"))
-    for reason, count in tally.held.most_common(10):
+    if tally.held:
+        click.echo(f"held: {tally.held.total()} sagas in all")
+    for reason, count in tally.held.most_common(HELD_MAX):
         click.echo(f"held: {count} sagas: {reason}")
-    if tally.failure is None or tally.original is None:
+    if len(tally.held) > HELD_MAX:
+        rest = tally.held.most_common()[HELD_MAX:]
+        click.echo(f"held: {sum(count for _reason, count in rest)} sagas for {len(rest)} other reasons")
+
+
+def _announce(failure: Outcome) -> None:
+    """At once, for what comes after it may take long."""
+    click.echo(f"broken: {failure.violation}")
+    click.echo(f"seed {failure.plan.seed}, to run it again:")
+    click.echo(f"  kompensate simulate … --plan '{failure.plan.to_json()}'")
+    for saga_id, lines in failure.histories.items():
+        click.echo(f"history of {saga_id}:")
+        events = history_table()
+        for line in lines:
+            events.add_row(*cells(line))
+        print_table(events)
+
+
+def _make_small(failure: Outcome, found: Simulated, regressions: Path) -> None:
+    say(
+        f"making it smaller: at most {ATTEMPTS} runs, for {SHRINK_SECONDS / 60:.0f} minutes at most; "
+        "Ctrl-C keeps the smallest so far"
+    )
+    small = shrink(failure, lambda plan: simulate_plan(plan, found), seconds=SHRINK_SECONDS)
+    if small is failure:
+        click.echo("no smaller plan was found")
         return
-    add_plan(regressions, tally.failure)
-    click.echo(f"broken: {tally.text}")
-    click.echo(f"seed {tally.original.seed}; shrunk and added to {regressions}, to run it again:")
-    click.echo(f"  kompensate simulate … --plan '{replace(tally.failure).to_json()}'")
-    raise SystemExit(1)
+    replace_plan(regressions, failure.plan, small.plan)
+    click.echo(f"smaller, and in {regressions} instead:")
+    _announce(small)

@@ -139,6 +139,28 @@ def test_handlers_with_and_without_a_session_share_a_group(tmp_path: Path) -> No
     assert world.effects() == dict.fromkeys(kept, 1)
 
 
+def test_two_services_may_share_a_database(tmp_path: Path) -> None:
+    """What one has answered the other has not seen: the inbox is kept by service, the outbox by topic."""
+    engine = connect(f"sqlite:///{tmp_path}/both.db", "both")
+    other = Participant("depot")
+    other.handles(take)
+    here, there = World(engine, stock), World(engine, other)
+
+    assert here.outcomes(forward("a")) == ["done"]
+    for _ in range(2):
+        there.handle(replace(forward("a"), type="depot.Take", reply_to="shop.replies.depot"))
+
+    assert here.effects() == {("a", "take"): 2}
+    assert here.rows("SELECT consumer, state FROM inbox ORDER BY consumer") == [
+        ("depot", "answered"),
+        ("stock", "answered"),
+    ]
+    assert here.rows("SELECT aggregatetype, count(*) FROM outbox GROUP BY 1 ORDER BY 1") == [
+        ("shop.replies.depot", 2),
+        ("shop.replies.stock", 1),
+    ]
+
+
 def test_an_answer_too_large_is_failed(world: World) -> None:
     """A result above the limit undoes the handler and is answered failed at once: trying again cannot help."""
     assert world.outcomes(forward("a", "oversize"), last=False) == ["failed"]
