@@ -196,18 +196,20 @@ class _Restore:
 
     def _read(self, ends: Ends) -> Iterator[Sequence[Record] | None]:
         position, end = ends.low, ends.high
-        started = moved = self._clock.monotonic()
-        fenced = False
+        started = looked = self._clock.monotonic()
+        stalled, patience, fenced = 0.0, self._settings.unstable_seconds, False
         if position < end:
             self._source.start(position, end)
         while position < end:
             before, position = position, self._source.read()
             now = self._clock.monotonic()
+            # Only while we look: a worker that was paused itself has not seen the log stand still.
+            stalled, looked = stalled + min(now - looked, patience), now
             if position > before:
                 fault("worker.in_restore")
-                moved, fenced = now, False
-            self._check_time(now - started, now - moved, position, end)
-            if position == before and now - moved > self._settings.unstable_seconds and not fenced:
+                stalled, fenced = 0.0, False
+            self._check_time(now - started, stalled, position, end)
+            if position == before and stalled > patience and not fenced:
                 # A writer that was paused between produce and commit has opened a transaction since.
                 fenced = True
                 yield from self._wait(self._fence_open)

@@ -212,6 +212,21 @@ def test_a_hanging_transaction_stops_the_partition() -> None:
         restored(source)
 
 
+def test_a_worker_that_was_paused_reads_on() -> None:
+    """A minute in which it did not look is no minute without progress: it looks again, and ends who is open by now."""
+    source = Source(steps=[4, 4, *([4] * 20), 10], found=[record(0)])
+    clock = VirtualClock()
+    takeover = take_over(source, "app.requests", settings=SETTINGS, clock=clock, spawn=at_once)
+
+    records: list[Record] = []
+    for batch in takeover.records:
+        records += batch or ()
+        if not batch:
+            clock.advance(CLOCK_STEP_SECONDS if len(source.steps) < 20 else 300.0)
+
+    assert [one.offset for one in records] == [0]
+
+
 def test_an_end_that_moves_back_stops_the_partition() -> None:
     """Truncation while it is read: acknowledged records are lost, and nothing is guessed."""
     source = Source(Ends(0, 6, 6), later=[Ends(0, 10, 10)] * 2, steps=[10])
