@@ -86,6 +86,7 @@ def test_a_day_stays_while_one_of_two_readers_lags(engine: Engine, slot: str) ->
     other = f"{slot}_other"
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_create_logical_replication_slot(:s, 'pgoutput')"), {"s": other})
+        connection.execute(text("SELECT pg_logical_emit_message(true, 'later', 'x')"))
     droppable(engine, kept)
     advance(engine, slot)
 

@@ -13,9 +13,9 @@ from tests.fixtures.simulated import SIMULATED
 USUAL = Plan(0, sagas=120, width=60, steps=6_000, intensity=3.0)
 TAKE_OVERS = Plan(0, sagas=120, width=60, steps=3_000, faults=("markers", "kill", "expire", "scale"), intensity=8.0)
 ZOMBIES = Plan(0, sagas=120, width=60, steps=6_000, faults=("pause", "expire", "kill"), intensity=8.0)
-ABORTS = Plan(0, sagas=120, width=60, steps=3_000, faults=("abort",), intensity=8.0)
+ABORTS = Plan(40, sagas=120, width=60, steps=3_000, faults=("abort",), intensity=8.0)
 MOVED_OFFSETS = Plan(0, sagas=120, width=60, steps=3_000, faults=("kill", "offsets"), intensity=6.0)
-OVERTAKING = Plan(20, sagas=120, width=60, steps=4_000, faults=("grow", "kill"), intensity=20.0)
+OVERTAKING = Plan(25, sagas=120, width=60, steps=4_000, faults=("grow", "kill"), intensity=20.0)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ CASES = {
     "rewind": Case(USUAL, ("I3",)),
     "unknown outcome": Case(USUAL, ("I5", "I8")),
     "inbox": Case(USUAL, ("I2",)),
-    "cancel mark": Case(OVERTAKING, ("I1",), odds=Odds(late=200, late_seconds=(20.0, 60.0))),
+    "cancel mark": Case(OVERTAKING, ("I1",), odds=Odds(late=400, late_seconds=(25.0, 120.0))),
     "savepoint": Case(USUAL, ("I1", "I2")),
     "committed commands": Case(USUAL, ("I10",)),
     "acknowledged": Case(USUAL, ("I9",)),
