@@ -7,19 +7,24 @@ follows an error; here each call is made, and its error named by what may follow
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from kompensate.orchestrator.kafka.options import AUTHORIZATION, CALL_SECONDS, Options, client_options
 from kompensate.orchestrator.ports import OutRecord
 from kompensate.orchestrator.settings import Settings
+from kompensate.orchestrator.worker.aside import aside
 from kompensate.orchestrator.worker.transactions import Reaction, TransactionError
 
 logger = logging.getLogger(__name__)
 
 RECORD_OVERHEAD_BYTES = 64 * 1024
 """Headers and framing beside the value, in the client's size limit."""
+OVERTIME_SECONDS = 2.0
+"""How long beyond its time-out a call of librdkafka is waited for."""
 STATISTICS_MS = 500
 """How late a lost connection to the coordinator may be noticed where no error tells of it (R9)."""
 
@@ -65,6 +70,8 @@ class KafkaProducer:
         self._undelivered: KafkaError | None = None
         self._id = transactional_id
         self._coordinator: tuple[int, int] | None = None
+        self._offsets: Future[None] = Future()  # the call that sends them
+        self._offsets.set_result(None)
         try:
             self._producer = Producer(self._options(settings))
         except KafkaException as error:
@@ -174,20 +181,36 @@ class KafkaProducer:
             raise TransactionError(Reaction.ABORT, f"{left} records still queued after {CALL_SECONDS:g} s")
 
     def send_offsets(self, offsets: Mapping[tuple[str, int], int], metadata: object) -> None:
+        """Raises TransactionError also where librdkafka does not return: it may then wait for ever.
+
+        It does so where the group's coordinator went away (librdkafka's issues 5456 and 5511), so it is called on
+        a thread of its own, and left there with its producer.
+        """
         positions = [TopicPartition(topic, partition, offset) for (topic, partition), offset in offsets.items()]
+        send = partial(self._producer.send_offsets_to_transaction, positions, metadata, self._timeout)
+        self._offsets = aside(send)
+        seconds = self._timeout + OVERTIME_SECONDS
         with self._reacting():
-            # With a time-out: by default it waits for ever, and did so where the coordinator had been restarted.
-            self._producer.send_offsets_to_transaction(positions, metadata, self._timeout)
+            try:
+                self._offsets.result(seconds)
+            except TimeoutError:
+                raise TransactionError(Reaction.ABORT, f"no answer to the offsets within {seconds:g} s") from None
 
     def commit(self) -> None:
         with self._reacting():
             self._producer.commit_transaction()  # without a time-out: the rest of the transaction's (R2)
 
     def abort(self) -> None:
+        if not self._offsets.done():
+            raise TransactionError(Reaction.REPLACE, "it still waits for the answer to its offsets")
         with self._reacting():
             self._producer.abort_transaction()
 
     def close(self) -> None:
+        # Not under a call: then when that returns.
+        self._offsets.add_done_callback(lambda _: self._close())
+
+    def _close(self) -> None:
         try:
             self._producer.purge()
             self._producer.close()
