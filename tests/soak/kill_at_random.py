@@ -1,20 +1,22 @@
 """kill -9 at random, under load, for minutes; at the end every saga is accounted for by the demo's checker.
 
-    .venv/bin/python -m tests.soak.kill_at_random --minutes 10 [--seed N]
+    .venv/bin/python -m tests.soak.kill_at_random --minutes 10 [--seed N] [--kill relay,payments,postgres]
 
 Services, relay and workers of the checkout die at random moments, several at a time too, and come back after
-a random while. The seed is printed; what it fixes is who is killed and when, not what the machine does.
+a random while; with `--kill` those that it names, the servers kafka and postgres among them. The seed is
+printed; what it fixes is who is killed and when, not what the machine does.
 Exit status 0 only where nothing was lost, doubled, left unfinished or wrong.
 """
 
 import argparse
 import json
+import os
 import random
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -26,20 +28,44 @@ from examples.checkout.load import Load, Stalled
 from examples.checkout.progress import Progress
 from examples.checkout.reading import StateReader
 from examples.checkout.shop import Shop, open_shop
-from examples.common.children import ROOT, ChildEnded
+from examples.common.children import ROOT, Child, ChildEnded
 from kompensate.compose.local.errors import StackError
+from kompensate.compose.local.stack import Stack
 
 DIRECTORY = ROOT / ".kompensate" / "soak"
 BETWEEN_KILLS_SECONDS = (0.5, 8.0)
 DOWN_SECONDS = (0.0, 6.0)
+SERVERS = ("kafka", "postgres")
+
+
+class Server:
+    """A server of the stack. PostgreSQL's other processes see that the first one is gone, and end."""
+
+    def __init__(self, stack: Stack, name: str) -> None:
+        self._stack = stack
+        self._name = name
+
+    def kill(self) -> None:
+        os.kill(self._stack.pid(self._name), signal.SIGKILL)
+
+    def start(self) -> None:
+        self._stack.up()
 
 
 class Reaper:
-    """Kills at random until `ends_at` (monotonic seconds), and starts again what it killed."""
+    """Kills at random until `ends_at` (monotonic seconds), and starts again what it killed.
 
-    def __init__(self, shop: Shop, seed: int, ends_at: float, progress: Progress) -> None:
+    `names`: whom; of nobody, every process of the shop.
+    """
+
+    def __init__(
+        self, shop: Shop, stack: Stack, names: Sequence[str], seed: int, ends_at: float, progress: Progress
+    ) -> None:
+        servers = {name: Server(stack, name) for name in SERVERS}
         self.killed: Counter[str] = Counter()
-        self._shop = shop
+        self._mortals: dict[str, Child | Server] = {
+            name: (shop.children | servers)[name] for name in names or shop.children
+        }
         self._random = random.Random(seed)
         self._ends_at = ends_at
         self._progress = progress
@@ -50,13 +76,13 @@ class Reaper:
         now = time.monotonic()
         for name, until in list(self._down.items()):
             if now >= until:
-                self._shop.children[name].start()
+                self._mortals[name].start()
                 del self._down[name]
         if now >= self._next and now < self._ends_at:
             self._next = now + self._random.uniform(*BETWEEN_KILLS_SECONDS)
-            name, down = self._random.choice(sorted(self._shop.children)), self._random.uniform(*DOWN_SECONDS)
+            name, down = self._random.choice(sorted(self._mortals)), self._random.uniform(*DOWN_SECONDS)
             if name not in self._down:
-                self._shop.children[name].kill()
+                self._mortals[name].kill()
                 self._down[name] = now + down
                 self.killed[name] += 1
                 self._progress.say(f"{name} killed with -9, for {down:.1f} s")
@@ -76,6 +102,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--in-flight", type=int, default=200, help="sagas under way at a time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
+    parser.add_argument("--kill", type=lambda names: names.split(","), default=[], metavar="NAMES", help="only these")
     parser.add_argument("--stack", type=Path, metavar="DIR", help="use the running stack of DIR")
     options = parser.parse_args()
     print(f"seed {options.seed}, {options.minutes:g} minutes", flush=True)
@@ -90,11 +117,12 @@ def main() -> int:
 def soak(options: argparse.Namespace) -> int:
     """Run, then judge."""
     own = options.stack is None
-    with open_shop(DIRECTORY if own else options.stack, own=own) as shop:
+    directory = DIRECTORY if own else options.stack
+    with open_shop(directory, own=own) as shop:
         progress = Progress(None)
         load = Load(shop, rounds(), options.in_flight)
         ends_at = time.monotonic() + options.minutes * 60
-        reaper = Reaper(shop, options.seed, ends_at, progress)
+        reaper = Reaper(shop, Stack(directory), options.kill, options.seed, ends_at, progress)
 
         def tick() -> None:
             reaper.tick()
