@@ -54,6 +54,7 @@ class Service:
         self._create = create
         self._retention = Retention(self._settings.outbox_days, self._settings.inbox_days)
         self._runner: Runner | None = None
+        self._unit: Unit | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -117,9 +118,9 @@ class Service:
         undo.callback(source.close)
         source.check(dead)
         grave = KafkaGrave(self._bootstrap, dead, self._kafka)
-        unit = Unit(self._participant, self._engine)
+        self._unit = Unit(self._participant, self._engine)
         log.info("participant %s joins to take %s from %s", name, ", ".join(self._participant.contracts), commands)
-        return Runner(source, grave, unit.handle, self._settings, chore=self._keep_house)
+        return Runner(source, grave, self._unit.handle, self._settings, chore=self._keep_house)
 
     def _work(self) -> None:
         assert self._runner is not None
@@ -136,6 +137,8 @@ class Service:
             self._failure = error
 
     def _let_go(self) -> None:
+        if self._unit is not None:
+            self._unit.close()
         if self._own_engine:
             self._engine.dispose()
 

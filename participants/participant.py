@@ -6,14 +6,14 @@
     def reserve(command: Reserve, session: Session, call: Call) -> Reserved: ...
 
 The annotation of the first parameter is the payload's type, and its name the contract's: `inventory.Reserve`.
-`session` and `call` are asked for by annotation or by name, in any order, or left out. Declaring starts
-nothing and connects to nothing.
+What else it needs is asked for by annotation or by name, in any order, or left out. A handler may be `async def`.
+Declaring starts nothing and connects to nothing.
 """
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints, is_typeddict, overload
+from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints, is_typeddict, overload
 
 from kompensate.participants.outcome import Call
 from kompensate.schemas.topics import check_name
@@ -23,8 +23,16 @@ if TYPE_CHECKING:  # it brings msgspec and fastavro, and declaring handlers need
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
-# What a handler may ask for: by these names, or by annotating the class.
-_OFFERED = ("session", "connection", "call")
+# What a handler may ask for, by the class that it annotates: told by name, for this module does not load them.
+_BY_CLASS = {
+    ("sqlalchemy", "Session"): "session",
+    ("sqlalchemy", "AsyncSession"): "async session",
+    ("sqlalchemy", "Connection"): "connection",
+    ("psycopg", "Connection"): "driver",
+    ("psycopg", "Cursor"): "cursor",
+}
+# Without an annotation, by the parameter's name.
+_BY_NAME = ("session", "connection", "call")
 
 
 class BadHandler(TypeError):
@@ -42,14 +50,32 @@ class Handler:
     result_name: str | None
 
     @property
+    def is_async(self) -> bool:
+        """Is it a coroutine function?"""
+        return inspect.iscoroutinefunction(self.function)
+
+    @property
     def wants_session(self) -> bool:
-        """Does it ask for a Session?"""
-        return any(offer == "session" for _, offer in self.offers)
+        """Does it ask for a Session, of either kind?"""
+        return self._wants("session", "async session")
+
+    @property
+    def wants_async_session(self) -> bool:
+        """Does it ask for SQLAlchemy's AsyncSession?"""
+        return self._wants("async session")
+
+    @property
+    def wants_psycopg(self) -> bool:
+        """Does it work on psycopg's own connection? Then its database has to be PostgreSQL."""
+        return self._wants("driver", "cursor")
 
     @property
     def writes(self) -> bool:
         """Whether it can touch the database: one that cannot needs no savepoint."""
         return any(offer != "call" for _, offer in self.offers)
+
+    def _wants(self, *offers: str) -> bool:
+        return any(offer in offers for _, offer in self.offers)
 
 
 class Participant:
@@ -106,10 +132,6 @@ class Participant:
 
 def _inspect(service: str, function: Callable[..., object], name: str | None) -> Handler:
     title = _title(function)
-    if inspect.iscoroutinefunction(function):
-        raise BadHandler(
-            f"{title}: expected a plain function, got async def: the runner calls handlers in its own thread"
-        )
     try:
         hints = get_type_hints(function)
     except NameError as error:
@@ -127,27 +149,31 @@ def _inspect(service: str, function: Callable[..., object], name: str | None) ->
         )
     offers = tuple((p.name, _offer(title, p, hints.get(p.name))) for p in parameters[1:])
     result = hints.get("return")
-    return Handler(
+    handler = Handler(
         contract=f"{service}.{check_name('command', command)}",
         function=function,
         payload_type=payload_type,
         offers=offers,
         result_name=str(getattr(result, "__name__", None)) if is_typeddict(result) else None,
     )
+    if handler.wants_async_session and not handler.is_async:
+        raise BadHandler(f"{title}: expected async def, as it asks for an AsyncSession, got def: or ask for a Session")
+    return handler
 
 
 def _offer(title: str, parameter: inspect.Parameter, hint: Any) -> str:
-    """Which of _OFFERED a parameter asks for. The SQL classes are told by name: this module does not load them."""
+    """What a parameter asks for."""
     if hint is Call:
         return "call"
-    for base in getattr(hint, "__mro__", ()):
-        if base.__module__.startswith("sqlalchemy.") and base.__name__ in ("Session", "Connection"):
-            return str(base.__name__).lower()
-    if hint is None and parameter.name in _OFFERED:
+    for base in getattr(get_origin(hint) or hint, "__mro__", ()):
+        offer = _BY_CLASS.get((base.__module__.partition(".")[0], base.__name__))
+        if offer is not None:
+            return offer
+    if hint is None and parameter.name in _BY_NAME:
         return parameter.name
     raise BadHandler(
-        f"{title}: expected parameters after the command to be a sqlalchemy Session or Connection, or a Call, "
-        f"got {parameter}"
+        f"{title}: expected parameters after the command to be a Call, SQLAlchemy's Session, AsyncSession or "
+        f"Connection, or psycopg's Connection or Cursor, got {parameter}"
     )
 
 

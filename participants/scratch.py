@@ -43,30 +43,35 @@ class Scratch:
     """Each handler's beginning, and the session of those that ask for one, inside one transaction of `connection`."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        self.connection = connection
+        self.driver: Any = connection.connection.driver_connection
         self._sqlite = connection.dialect.name == "sqlite"
-        self._driver: Any = connection.connection.driver_connection
         self._nested: NestedTransaction | None = None
         self._session: HandlerSession | None = None
         self._name = ""
 
-    def begin(self, *, session: bool) -> HandlerSession | None:
-        """Set the savepoint; with `session` return the one to work in. What the last handler kept is kept."""
+    @property
+    def session(self) -> HandlerSession:
+        """The one to work in, for who began with `session`."""
+        assert self._session is not None
+        return self._session
+
+    def begin(self, *, session: bool) -> None:
+        """Set the savepoint; with `session` there is one from here on. What the last handler kept is kept."""
         if session and self._session is None:
             if self._name:
                 self._execute(f"RELEASE SAVEPOINT {self._name}")
-            self._nested = self._connection.begin_nested()
+            self._nested = self.connection.begin_nested()
             # Not a public name; a test tells when SQLAlchemy changes it. (Its `savepoint` event gives None.)
             self._name = str(self._nested._savepoint)
             self._session = HandlerSession(
-                bind=self._connection, join_transaction_mode="rollback_only", expire_on_commit=False
+                bind=self.connection, join_transaction_mode="rollback_only", expire_on_commit=False
             )
         elif self._name:
             self._move()
         else:
             self._name = _SAVEPOINT
             self._execute(f"SAVEPOINT {self._name}")
-        return self._session
 
     def keep(self) -> None:
         """Write what the handler left unwritten. Raises what the database raises, and Misuse."""
@@ -76,11 +81,11 @@ class Scratch:
                 raise Misuse("session.begin_nested(): expected to be ended by the handler, got one still open")
             session.flush()
             session.expunge_all()
-        if not self._connection.in_transaction():
+        if not self.connection.in_transaction():
             raise Misuse("connection.rollback(): expected a handler to raise, got a rollback")
-        if self._connection.get_nested_transaction() is not self._nested:
+        if self.connection.get_nested_transaction() is not self._nested:
             raise Misuse("connection.begin_nested(): expected to be ended by the handler, got one still open")
-        if not self._sqlite and self._driver.pgconn.transaction_status != _IN_TRANSACTION:
+        if not self._sqlite and self.driver.pgconn.transaction_status != _IN_TRANSACTION:
             raise Misuse(
                 "expected an open transaction, got one that a failed statement or a COMMIT ended: let it raise"
             )
@@ -97,10 +102,10 @@ class Scratch:
         self._name = ""
 
     def _undo_without_session(self) -> None:
-        left_open = self._connection.get_nested_transaction()
+        left_open = self.connection.get_nested_transaction()
         while left_open is not None:
             left_open.rollback()
-            left_open = self._connection.get_nested_transaction()
+            left_open = self.connection.get_nested_transaction()
         self._execute(f"ROLLBACK TO SAVEPOINT {self._name}")
 
     def close(self) -> None:
@@ -115,7 +120,7 @@ class Scratch:
             self._execute(f"RELEASE SAVEPOINT {self._name}; SAVEPOINT {self._name}")
 
     def _execute(self, statement: str) -> None:
-        cursor = self._driver.cursor()
+        cursor = self.driver.cursor()
         if self._sqlite:
             cursor.execute(statement)
         else:

@@ -22,11 +22,12 @@ from kompensate.outbox.inbox import Entry
 from kompensate.outbox.writer import Row
 from kompensate.participants import replies
 from kompensate.participants.barrier import Verdict, judge
+from kompensate.participants.calling import Caller, check_suits
 from kompensate.participants.outcome import Refused, Retry, call_of
 from kompensate.participants.participant import Handler, Participant
 from kompensate.participants.ports import Unburied
 from kompensate.participants.replies import Answer
-from kompensate.participants.scratch import HandlerSession, Misuse, Scratch, guarded, watch
+from kompensate.participants.scratch import Misuse, Scratch, guarded, watch
 from kompensate.schemas.envelope import content_type
 from kompensate.schemas.faults import fault
 from kompensate.schemas.formats import payloads_of
@@ -89,15 +90,24 @@ Bury: TypeAlias = Callable[[Sequence[tuple[int, str]]], None]
 
 
 class Unit:
-    """Handles groups of commands of one participant in one database. Raises BadPayload for a type it cannot read."""
+    """Handles groups of commands of one participant in one database. Use it, and close it, in one thread.
+
+    Raises BadPayload for a type it cannot read, and BadHandler for a handler that this database does not suit.
+    """
 
     def __init__(self, participant: Participant, engine: Engine, clock: Callable[[], float] = time.time) -> None:
         for handler in participant.handlers:
             check_type(handler.payload_type)
+            check_suits(handler, engine)
         watch(engine)
         self._participant = participant
         self._engine = engine
         self._clock = clock
+        self._caller = Caller()
+
+    def close(self) -> None:
+        """End what handlers had running: the event loop of those that are async. The engine is the caller's."""
+        self._caller.close()
 
     def handle(self, orders: Sequence[Order], bury: Bury) -> list[Result]:
         """Handle `orders` in one transaction; a result for each, in order.
@@ -113,7 +123,7 @@ class Unit:
             claimed = False
             try:
                 with guarded(connection):
-                    group = _Group(self._participant, connection, round(self._clock() * 1000))
+                    group = _Group(self._participant, connection, self._caller, round(self._clock() * 1000))
                     group.claim(orders)
                     claimed = True
                     fault("participant.after_claim")
@@ -135,6 +145,7 @@ class _Group:
 
     participant: Participant
     connection: Connection
+    caller: Caller
     now_ms: int
     book: dict[str, Entry | None] = field(default_factory=dict)
     fresh: set[str] = field(default_factory=set)
@@ -213,9 +224,11 @@ class _Group:
         except BadPayload as error:
             return self._give_up(str(error))
         # Outside the try: a savepoint that cannot be set is the whole group's trouble, not this handler's.
-        scratch, session = self._begin(handler) if handler.writes else (None, None)
+        scratch = self._begin(handler) if handler.writes else None
         try:
-            answer = self._call(handler, payload, order.command, session)
+            result = self.caller.call(handler, payload, call_of(order.command), scratch)
+            fault("participant.after_handler")
+            answer = replies.done(self.participant, handler, order.command, result)
             if scratch is not None:
                 scratch.keep()
             return answer, None
@@ -241,17 +254,6 @@ class _Group:
             )
             return Later(reason, counts=True), None
 
-    def _call(self, handler: Handler, payload: object, command: Command, session: HandlerSession | None) -> Answer:
-        given: dict[str, object] = {}
-        for parameter, offer in handler.offers:
-            if offer == "call":
-                given[parameter] = call_of(command)
-            else:
-                given[parameter] = session if offer == "session" else self.connection
-        result = handler.function(payload, **given)
-        fault("participant.after_handler")
-        return replies.done(self.participant, handler, command, result)
-
     def _refuse(self, error: Refused) -> tuple[Answer | Later, str | None]:
         try:
             return replies.refused(self.participant, error.reason, error.detail), None
@@ -261,10 +263,11 @@ class _Group:
     def _give_up(self, reason: str) -> tuple[Answer, str]:
         return replies.failed(self.participant, reason), reason
 
-    def _begin(self, handler: Handler) -> tuple[Scratch, HandlerSession | None]:
+    def _begin(self, handler: Handler) -> Scratch:
         if self.scratch is None:
             self.scratch = Scratch(self.connection)
-        return self.scratch, self.scratch.begin(session=handler.wants_session)
+        self.scratch.begin(session=handler.wants_session)
+        return self.scratch
 
 
 def _read(participant: Participant, command: Command) -> tuple[Handler, object]:

@@ -23,7 +23,19 @@ from kompensate.participants.database import connect
 from kompensate.participants.unit import Order, Undone, Unit, Unreachable
 from kompensate.schemas.messages import Command, Request
 from kompensate.schemas.payloads import encode
-from tests.fixtures.participants import How, World, compensation, forward, prepare
+from tests.fixtures.participants import (
+    How,
+    World,
+    async_stock,
+    compensation,
+    driver_stock,
+    forward,
+    plain_stock,
+    prepare,
+    stock,
+)
+
+KINDS = ["session", "connection", "async session", "psycopg"]
 
 
 @pytest.fixture
@@ -33,8 +45,10 @@ def world(postgres: str) -> Iterator[World]:
     engine.dispose()
 
 
-def test_every_ending_in_one_group(world: World) -> None:
+@pytest.mark.parametrize("participant", [stock, plain_stock, async_stock, driver_stock], ids=KINDS)
+def test_every_ending_in_one_group(world: World, participant: Participant) -> None:
     """Refusals, errors, broken statements and misuse between good commands: the good ones keep their work."""
+    world = World(world.engine, participant)
     hows: list[How] = [
         "done",
         "refuse",
@@ -48,8 +62,11 @@ def test_every_ending_in_one_group(world: World) -> None:
         "retry",
         "done",
     ]
+    if participant is plain_stock:
+        hows[hows.index("rollback")] = "half"  # of a plain connection a rollback undoes the group: unit tests
     commands = [forward(f"{n}", how, saga_id=f"s{n}") for n, how in enumerate(hows)]
     outcomes = world.outcomes(*commands)
+    world.unit.close()
 
     assert outcomes == ["done", "refused", "done", *["failed"] * 2, "done", *["failed"] * 4, "done"]
     assert world.effects() == {(str(n), "take"): 1 for n, how in enumerate(hows) if how == "done"}

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+import psycopg
 import pytest
 from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from kompensate.participants import Call, Participant
@@ -58,18 +60,29 @@ def test_a_handler_asks_for_what_it_needs() -> None:
     @inventory.handles("A")
     def by_annotation(command: Reserve, who: Call, db: Session, raw: Connection) -> None: ...
 
+    @inventory.handles("C")
+    async def of_asyncio(command: Reserve, db: AsyncSession) -> None: ...
+
+    @inventory.handles("D")
+    def of_psycopg(command: Reserve, raw: psycopg.Connection, cursor: psycopg.Cursor[dict[str, Any]]) -> None: ...
+
     @inventory.handles("B")
     def by_name(command: Reserve, session, call) -> None: ...  # type: ignore[no-untyped-def] # the untyped author's way
 
     offers = [handler.offers for handler in inventory.handlers]
     assert offers == [
         (("who", "call"), ("db", "session"), ("raw", "connection")),
+        (("db", "async session"),),
+        (("raw", "driver"), ("cursor", "cursor")),
         (("session", "session"), ("call", "call")),
     ]
+    assert [handler.is_async for handler in inventory.handlers] == [False, True, False, False]
+    assert [handler.wants_psycopg for handler in inventory.handlers] == [False, False, True, False]
     assert all(handler.writes for handler in inventory.handlers)
 
 
-async def _async(command: Reserve) -> None: ...
+def _sync(command: Reserve, session: AsyncSession) -> None: ...
+def _of_psycopg(command: Reserve, connection: psycopg.AsyncConnection) -> None: ...
 def _none() -> None: ...
 def _bare(command) -> None: ...  # type: ignore[no-untyped-def] # the mistake under test
 def _plain(command: dict[str, int]) -> None: ...
@@ -79,7 +92,8 @@ def _odd(command: Reserve, wishes: int) -> None: ...
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (_async, "expected a plain function, got async def"),
+        (_sync, "expected async def, as it asks for an AsyncSession, got def"),
+        (_of_psycopg, "psycopg's Connection or Cursor, got connection: psycopg.AsyncConnection"),
         (_none, "expected a first parameter annotated with the command's type"),
         (_bare, "expected a first parameter annotated with the command's type"),
         (_plain, "name it with handles"),

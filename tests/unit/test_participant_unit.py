@@ -1,5 +1,6 @@
 """The transaction of a group on SQLite: what is kept, undone and answered. (PostgreSQL: integration.)"""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from kompensate.participants.unit import Later, Settled, Undone
 from tests.fixtures.participants import (
     How,
     World,
+    async_stock,
     compensation,
     forward,
     give_back_plainly,
@@ -21,9 +23,11 @@ from tests.fixtures.participants import (
 )
 
 
-@pytest.fixture(params=[stock, plain_stock], ids=["session", "connection"])
-def world(tmp_path: Path, request: pytest.FixtureRequest) -> World:
-    return World(connect(f"sqlite:///{tmp_path}/stock.db", "stock"), request.param)
+@pytest.fixture(params=[stock, plain_stock, async_stock], ids=["session", "connection", "async session"])
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    world = World(connect(f"sqlite:///{tmp_path}/stock.db", "stock"), request.param)
+    yield world
+    world.close()
 
 
 def test_a_command_is_done_once_and_answered(world: World) -> None:
