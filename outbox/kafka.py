@@ -83,12 +83,12 @@ class KafkaSink:
         except (KafkaException, ValueError) as error:
             raise Misconfigured(f"Kafka options: {error}") from error
 
-    def missing(self, topic: str, timeout: float) -> bool:
-        """Whether Kafka answers and has no such topic."""
+    def missing(self, topic: str, timeout: float) -> bool | None:
+        """Whether Kafka has no such topic; None where it does not answer in `timeout` seconds."""
         try:
             found = self._producer.list_topics(topic, timeout).topics.get(topic)
         except KafkaException:
-            return False
+            return None
         return found is None or found.error is not None
 
     def send(self, record: Record, delivered: Delivered) -> bool:

@@ -17,12 +17,13 @@ from types import TracebackType
 from typing import Literal, TypeAlias
 
 from kompensate.outbox.checkpoint import SlotState, check_slot, start_from
+from kompensate.outbox.database import Database
 from kompensate.outbox.errors import Disconnected, Halted, SlotInUse
 from kompensate.outbox.kafka import KafkaSink
-from kompensate.outbox.naming import database_of, slot_name
+from kompensate.outbox.naming import Names, database_of, slot_name
 from kompensate.outbox.pgoutput import ProtocolError, lsn_text
 from kompensate.outbox.relay import Limits, Relay
-from kompensate.outbox.replication import Database, Names, Slot
+from kompensate.outbox.replication import Slot
 from kompensate.outbox.tables import OUTBOX, PUBLICATION
 from kompensate.schemas.signals import when_told
 from kompensate.schemas.topics import dead_topic
@@ -34,7 +35,7 @@ STANDBY_SECONDS = 0.5
 RETRY_SECONDS_MAX = 5.0
 REMINDER_SECONDS = 60.0
 """How often a process that goes on with its other relays repeats why one has stopped."""
-DEAD_TOPIC_SECONDS = 5.0
+DEAD_TOPIC_TRIES = 5
 
 State: TypeAlias = Literal["connecting", "standby", "publishing", "streaming", "stopped", "halted"]
 
@@ -200,28 +201,37 @@ class RelayService:
         relay = Relay(slot, sink, settings.dead_topic, self._stop.is_set, table=settings.table, limits=settings.limits)
         start = self._start(database, slot, state)
         # Asked first: a client that has no connection yet lets the first record wait for up to a second.
-        if sink.missing(settings.dead_topic, DEAD_TOPIC_SECONDS):
+        if self._missing(sink, slot, settings.dead_topic):
             log.warning(
                 "no topic %s: the relay will stop at the first row that its own topic refuses. Make it with "
                 "`kompensate topics apply`",
                 settings.dead_topic,
             )
-        if start == "publish" and not self._publish(database, slot, state, relay):
+        if start == "publish" and not self._publish(slot, state, relay):
             return
         self._retries = 0
         self.state = "streaming"
         log.info("relay of %s reads slot %s from %s", settings.database, state.name, lsn_text(state.lsn))
         relay.run()
 
+    def _missing(self, sink: KafkaSink, slot: Slot, topic: str) -> bool:
+        """Whether Kafka answers and has no such topic. While it is asked the slot is kept."""
+        for _ in range(DEAD_TOPIC_TRIES):
+            slot.heartbeat()
+            found = sink.missing(topic, 1.0)
+            if found is not None or self._stop.is_set():
+                return bool(found)
+        return False
+
     def _start(self, database: Database, slot: Slot, state: SlotState) -> Literal["stream", "publish"]:
         if self._resync:
             return "publish"
-        return start_from(database.checkpoint(), slot.system_id, state)
+        return start_from(database.checkpoint(), slot.holder.system_id, state)
 
-    def _publish(self, database: Database, slot: Slot, state: SlotState, relay: Relay) -> bool:
+    def _publish(self, slot: Slot, state: SlotState, relay: Relay) -> bool:
         """Publish the table's rows; False where it was stopped before they all were."""
         self.state = "publishing"
-        database.forget(slot.system_id)
+        slot.forget()
         # Held in a transaction of its own connection: notes would have to wait for the copy's end.
         reader = Database(self.settings.dsn, self._names)
         started = time.monotonic()
@@ -233,7 +243,7 @@ class RelayService:
             reader.close()
         if not done:
             return False
-        database.note(slot.system_id, state.lsn)
+        slot.note(state.lsn)
         self._resync = False
         if relay.rows:
             log.info("published %d rows of the outbox in %.1f s", relay.rows, time.monotonic() - started)

@@ -89,8 +89,8 @@ class Limits:
     """Rows of so long are sent again after a crash; each confirmation costs a small commit."""
     confirm_idle: float = 30.0
     """Nothing came but the server's log went on (other tables): let go of that much of it."""
-    heartbeat: float = 3.0
-    """Far below `wal_sender_timeout`, so that a busy or blocked relay is not taken for dead."""
+    heartbeat: float = 0.75
+    """Far below `replication.SILENCE_MS`, so that a busy or blocked relay is not taken for dead."""
     idle_wait: float = 0.2
     """How long one read waits: the time that a request to stop may take to be seen."""
     ack_wait: float = 0.02
