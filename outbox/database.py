@@ -16,8 +16,9 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from kompensate.outbox.checkpoint import Checkpoint, Holder, SlotState
 from kompensate.outbox.errors import Disconnected, Misconfigured, SlotInUse, refused
 from kompensate.outbox.naming import Names, plain_dsn
-from kompensate.outbox.pgoutput import Column, lsn_number, lsn_text
-from kompensate.outbox.records import REQUIRED, BadTable, Mapping, check_columns
+from kompensate.outbox.pgoutput import lsn_number, lsn_text
+from kompensate.outbox.records import REQUIRED, Mapping
+from kompensate.outbox.setup import columns, needed
 
 log = logging.getLogger(__name__)
 
@@ -101,72 +102,13 @@ class Database:
     def check(self) -> None:
         """Raise Misconfigured unless server, table and publication are what a relay needs."""
         with reacting():
-            (level,) = self._row("SELECT current_setting('wal_level')")
-            if level != "logical":
-                raise Misconfigured(
-                    f"PostgreSQL: expected wal_level 'logical', got {level!r}: ALTER SYSTEM SET wal_level = logical, "
-                    "then restart the server"
-                )
-            self._check_table()
-            self._check_publication()
+            for finding in needed(self.ask, self._names, self.name):
+                if finding.level == "wrong":
+                    raise Misconfigured(str(finding))
 
-    def _check_table(self) -> None:
-        try:
-            check_columns(self._names.table, self.columns())
-        except BadTable as error:
-            raise Misconfigured(str(error)) from error
-
-    def columns(self) -> list[Column]:
-        """The outbox's columns as they stand. Raises Misconfigured where there is no such table."""
-        table = self._names.table
-        (oid,) = self._row("SELECT to_regclass(quote_ident(%s))::oid", table)
-        if oid is None:
-            raise Misconfigured(
-                f"database {self._name}: expected a table {table}, got none: run kompensate/outbox/schema.sql in it, "
-                "or start its participant with --create-tables"
-            )
-        rows = self._connection.execute(
-            "SELECT attname, atttypid FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped"
-            " ORDER BY attnum",
-            [oid],
-        )
-        return [Column(name, type_oid) for name, type_oid in rows]
-
-    def _check_publication(self) -> None:
-        name, table = self._names.publication, self._names.table
-        found = self._connection.execute(
-            "SELECT array_remove(ARRAY[CASE WHEN pubinsert THEN 'insert' END, CASE WHEN pubupdate THEN 'update' END,"
-            " CASE WHEN pubdelete THEN 'delete' END, CASE WHEN pubtruncate THEN 'truncate' END], NULL), pubviaroot"
-            " FROM pg_publication WHERE pubname = %s",
-            [name],
-        ).fetchone()
-        make = (
-            f"CREATE PUBLICATION {name} FOR TABLE {table} WITH (publish = 'insert', publish_via_partition_root = true)"
-        )
-        if found is None:
-            raise Misconfigured(f"database {self._name}: expected publication {name}, got none: {make}")
-        published, via_root = found
-        if published != ["insert"] or not via_root:
-            raise Misconfigured(
-                f"publication {name}: expected publish 'insert' via the partition root, got {', '.join(published)!r} "
-                f"{'via' if via_root else 'not via'} the root: ALTER PUBLICATION {name} SET (publish = 'insert', "
-                "publish_via_partition_root = true)"
-            )
-        tables = self._connection.execute(
-            "SELECT format('%%I.%%I', schemaname, tablename)::regclass = to_regclass(quote_ident(%s)),"
-            " schemaname || '.' || tablename, rowfilter FROM pg_publication_tables WHERE pubname = %s ORDER BY 2",
-            [table, name],
-        ).fetchall()
-        if [row[0] for row in tables] != [True]:
-            raise Misconfigured(
-                f"publication {name}: expected table {table} and no other, got "
-                f"{', '.join(row[1] for row in tables) or 'none'}: DROP PUBLICATION {name}; {make}"
-            )
-        if tables[0][2] is not None:
-            raise Misconfigured(
-                f"publication {name}: expected every row of {table}, got the filter {tables[0][2]}: what it leaves out "
-                f"would never be published. DROP PUBLICATION {name}; {make}"
-            )
+    def ask(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """The rows of one statement. Raises psycopg's errors."""
+        return self._connection.execute(statement.encode(), parameters or None).fetchall()
 
     def slot(self) -> SlotState | None:
         """The slot as the server describes it. Raises Misconfigured where its name is another's."""
@@ -180,9 +122,9 @@ class Database:
         if found is None:
             return None
         plugin, database, lsn, status, active_pid = found
-        if plugin != PLUGIN or database != self._name:
+        if plugin != PLUGIN or database != self.name:
             raise Misconfigured(
-                f"slot {name}: expected plugin {PLUGIN} on database {self._name}, got {plugin or 'a physical slot'} on "
+                f"slot {name}: expected plugin {PLUGIN} on database {self.name}, got {plugin or 'a physical slot'} on "
                 f"{database or 'no database'}: slot names are one space for the whole server; give this relay another "
                 "with --slot"
             )
@@ -214,16 +156,25 @@ class Database:
             self._connection.execute("SELECT pg_drop_replication_slot(%s)", [self._names.slot])
 
     def checkpoint(self) -> Checkpoint | None:
-        """What this relay noted last; None before its first start. Makes the table where it is absent."""
+        """What this relay noted last; None before its first start."""
         with reacting():
-            (there,) = self._row("SELECT to_regclass(quote_ident(%s)) IS NOT NULL", f"{self._names.table}_relay")
-            if not there:
-                self._make_checkpoints()
+            if not self._has_checkpoints():
+                return None
             found = self._connection.execute(
                 sql.SQL("SELECT system_id, confirmed_lsn::text FROM {} WHERE slot = %s").format(self._checkpoints),
                 [self._names.slot],
             ).fetchone()
         return None if found is None else Checkpoint(found[0], lsn_number(found[1]))
+
+    def _has_checkpoints(self) -> bool:
+        [(there,)] = self.ask("SELECT to_regclass(quote_ident(%s)) IS NOT NULL", [f"{self._names.table}_relay"])
+        return bool(there)
+
+    def make_checkpoints(self) -> None:
+        """Make the table of checkpoints where it is absent. Raises Misconfigured without the right to."""
+        with reacting():
+            if not self._has_checkpoints():
+                self._make_checkpoints()
 
     def _make_checkpoints(self) -> None:
         statement = sql.SQL(
@@ -236,7 +187,7 @@ class Database:
             log.debug("another relay made the checkpoint table at the same moment")
         except errors.InsufficientPrivilege as error:
             raise Misconfigured(
-                f"database {self._name}: expected table {self._names.table}_relay, or the right to make it, got "
+                f"database {self.name}: expected table {self._names.table}_relay, or the right to make it, got "
                 f"neither: {statement.as_string(self._connection)}"
             ) from error
 
@@ -266,23 +217,21 @@ class Database:
 
     def rows(self) -> tuple[Mapping, Generator[Sequence[bytes | None], None, None]]:
         """Every row of the outbox, in the order of their transactions and of insertion within one, streamed."""
-        columns = [column for column in self.columns() if column.name in REQUIRED]
+        with reacting():
+            found = columns(self.ask, self._names.table)
+        needed_ones = [column for column in found if column.name in REQUIRED]
         statement = sql.SQL(
             "COPY (SELECT {} FROM {} ORDER BY xid, created_at, tableoid, ctid) TO STDOUT (FORMAT binary)"
         ).format(
-            sql.SQL(", ").join(sql.Identifier(column.name) for column in columns), sql.Identifier(self._names.table)
+            sql.SQL(", ").join(sql.Identifier(column.name) for column in needed_ones), sql.Identifier(self._names.table)
         )
-        return Mapping(self._names.table, columns), self._copy(statement)
+        return Mapping(self._names.table, needed_ones), self._copy(statement)
 
     def _copy(self, statement: sql.Composed) -> Generator[Sequence[bytes | None], None, None]:
         with reacting(), self._connection.cursor() as cursor, cursor.copy(statement) as copy:
             yield from copy.rows()
 
-    def _row(self, statement: str, *parameters: object) -> tuple[Any, ...]:
-        found = self._connection.execute(statement, parameters or None).fetchone()
-        assert found is not None
-        return found
-
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """The database's."""
         return self._connection.info.dbname

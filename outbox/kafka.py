@@ -70,6 +70,21 @@ def configuration(bootstrap: str, options: Mapping[str, object]) -> dict[str, An
     return {"bootstrap.servers": bootstrap, **_DEFAULTS, **options, **_OURS}
 
 
+def partitions(bootstrap: str, options: Mapping[str, object], timeout: float) -> dict[str, int] | None:
+    """Kafka's topics with how many partitions each has; None where it does not answer in `timeout` seconds.
+
+    Raises Misconfigured for options that librdkafka does not take.
+    """
+    try:
+        producer = Producer({**configuration(bootstrap, options), "log_level": "2"})
+        found = producer.list_topics(timeout=timeout).topics.values()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError._INVALID_ARG:
+            raise Misconfigured(f"Kafka options: {error}") from error
+        return None
+    return {str(topic.topic): len(topic.partitions) for topic in found if topic.error is None}
+
+
 class KafkaSink:
     """The relay's Sink."""
 

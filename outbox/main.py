@@ -16,14 +16,16 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, TypeAlias
 
+from kompensate.outbox import doctor
 from kompensate.outbox.checkpoint import SlotState, check_slot, start_from
-from kompensate.outbox.database import Database
-from kompensate.outbox.errors import Disconnected, Halted, SlotInUse
-from kompensate.outbox.kafka import KafkaSink
+from kompensate.outbox.database import Database, reacting
+from kompensate.outbox.errors import Disconnected, Halted, Misconfigured, SlotInUse
+from kompensate.outbox.kafka import KafkaSink, partitions
 from kompensate.outbox.naming import Names, database_of, slot_name
 from kompensate.outbox.pgoutput import ProtocolError, lsn_text
 from kompensate.outbox.relay import Limits, Relay
-from kompensate.outbox.replication import Slot
+from kompensate.outbox.replication import Slot, refusal_of
+from kompensate.outbox.setup import Finding, finding, needed
 from kompensate.outbox.tables import OUTBOX, PUBLICATION
 from kompensate.schemas.signals import when_told
 from kompensate.schemas.topics import dead_topic
@@ -36,6 +38,7 @@ RETRY_SECONDS_MAX = 5.0
 REMINDER_SECONDS = 60.0
 """How often a process that goes on with its other relays repeats why one has stopped."""
 DEAD_TOPIC_TRIES = 5
+KAFKA_SECONDS = 10.0
 
 State: TypeAlias = Literal["connecting", "standby", "publishing", "streaming", "stopped", "halted"]
 
@@ -185,10 +188,10 @@ class RelayService:
         if self._resync and state is not None and state.lost:
             database.drop_slot()
             state = None
+        database.make_checkpoints()  # before the slot, whose making would wait for it
         if not self._resync:
             check_slot(database.checkpoint(), state, self._names.slot)
         if state is None:
-            database.checkpoint()  # makes its table, which the slot would have to wait for
             database.create_slot()
 
     def _carry(self, database: Database, slot: Slot, sink: KafkaSink) -> None:
@@ -248,6 +251,36 @@ class RelayService:
         if relay.rows:
             log.info("published %d rows of the outbox in %.1f s", relay.rows, time.monotonic() - started)
         return True
+
+
+def diagnose(settings: RelaySettings) -> list[Finding]:
+    """Look at everything that a relay rests on, without changing anything. Raises Misconfigured for Kafka options."""
+    names, found = settings.names, partitions(settings.bootstrap, settings.kafka, KAFKA_SECONDS)
+    try:
+        database = Database(settings.dsn, names)
+        with closing(database), reacting():
+            findings = list(needed(database.ask, names, database.name))
+            wanted = {}
+            if not any(one.check in ("server.primary", "table") and one.level == "wrong" for one in findings):
+                findings += _examine(settings, database)
+                if any(one.check == "role.select" and one.level == "ok" for one in findings):
+                    wanted = doctor.wanted_topics(database.ask, names)
+    except (Disconnected, Misconfigured) as error:
+        remedy = "start it, or mend the DSN"
+        findings = [finding("wrong", "server", f"database {settings.database}", "an answer", str(error), remedy)]
+        wanted = {}
+    return [*findings, *doctor.topics(found, wanted, settings.dead_topic, settings.bootstrap)]
+
+
+def _examine(settings: RelaySettings, database: Database) -> list[Finding]:
+    ask, names = database.ask, settings.names
+    return [
+        *doctor.server(ask, names),
+        *doctor.role(ask, names, refusal_of(settings.dsn, names)),
+        *doctor.slot(ask, names, database.name, database.checkpoint),
+        *doctor.strays(ask, names),
+        *doctor.table(ask, names),
+    ]
 
 
 def run_relays(settings: Sequence[RelaySettings], *, resync: bool = False) -> None:

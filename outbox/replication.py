@@ -123,6 +123,15 @@ class Slot:
         return " ".join(words.decode("utf-8", "replace").split()) or "the server closed it"
 
 
+def refusal_of(dsn: str, names: Names) -> str | None:
+    """Why a replication connection cannot be had; None where it can."""
+    try:
+        _replicate(dsn, names).close()
+    except (Disconnected, Misconfigured) as error:
+        return str(error)
+    return None
+
+
 def _replicate(dsn: str, names: Names) -> psycopg.Connection[Any]:
     """A connection to a walsender. Raises Disconnected, or Misconfigured where the role may not have one."""
     parts = conninfo(dsn, f"-c wal_sender_timeout={SILENCE_MS}")
