@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from kompensate.outbox.checkpoint import Checkpoint, Holder, SlotState
 from kompensate.outbox.errors import Disconnected, Misconfigured, SlotInUse, refused
+from kompensate.outbox.health import SlotStanding
 from kompensate.outbox.naming import Names, plain_dsn
 from kompensate.outbox.pgoutput import lsn_number, lsn_text
 from kompensate.outbox.records import REQUIRED, Mapping
@@ -129,6 +130,18 @@ class Database:
                 "with --slot"
             )
         return SlotState(name, plugin, database, lsn_number(lsn), status == "lost", active_pid)
+
+    def standing(self) -> SlotStanding | None:
+        """How the slot stands now; None where there is none."""
+        with reacting():
+            found = self.ask(
+                "SELECT extract(epoch FROM clock_timestamp())::float8, active, wal_status = 'lost',"
+                " coalesce(pg_current_wal_lsn() - confirmed_flush_lsn, 0)::bigint,"
+                " coalesce(pg_current_wal_lsn() - restart_lsn, 0)::bigint, safe_wal_size"
+                " FROM pg_replication_slots WHERE slot_name = %s",
+                [self._names.slot],
+            )
+        return SlotStanding(*found[0]) if found else None
 
     def create_slot(self) -> None:
         """Make the slot; the server waits for every transaction that runs now to end."""

@@ -10,16 +10,17 @@ Relays of the same slot, in whichever processes, stand by for one another: the s
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from kompensate.outbox import doctor
 from kompensate.outbox.checkpoint import SlotState, check_slot, start_from
 from kompensate.outbox.database import Database, reacting
 from kompensate.outbox.errors import Disconnected, Halted, Misconfigured, SlotInUse
+from kompensate.outbox.health import Observed, ProcessHealth, RelayHealth, State, metrics
 from kompensate.outbox.kafka import KafkaSink, partitions
 from kompensate.outbox.naming import Names, database_of, slot_name
 from kompensate.outbox.pgoutput import ProtocolError, lsn_text
@@ -27,6 +28,7 @@ from kompensate.outbox.relay import Limits, Relay
 from kompensate.outbox.replication import Slot, refusal_of
 from kompensate.outbox.setup import Finding, finding, needed
 from kompensate.outbox.tables import OUTBOX, PUBLICATION
+from kompensate.schemas.health import HealthEndpoint
 from kompensate.schemas.signals import when_told
 from kompensate.schemas.topics import dead_topic
 
@@ -39,8 +41,6 @@ REMINDER_SECONDS = 60.0
 """How often a process that goes on with its other relays repeats why one has stopped."""
 DEAD_TOPIC_TRIES = 5
 KAFKA_SECONDS = 10.0
-
-State: TypeAlias = Literal["connecting", "standby", "publishing", "streaming", "stopped", "halted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,30 @@ class RelayService:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._retries = 0
+        self._relay: Relay | None = None
+        self._rows = self._dead = 0
+
+    def health(self) -> RelayHealth:
+        """How it stands; may be asked from any thread."""
+        relay, failure = self._relay, self.failure
+        return RelayHealth.of(
+            self.state,
+            turned=0.0 if relay is None else time.monotonic() - relay.turned_at,
+            rows=self._rows + (relay.rows if relay else 0),
+            dead=self._dead + (relay.dead if relay else 0),
+            failure=None if failure is None else str(failure),
+            oldest=relay.oldest if relay else None,
+        )
+
+    def observed(self) -> Observed:
+        """The same with its slot, which the database is asked for: what metrics are made of."""
+        settings = self.settings
+        try:
+            with closing(Database(settings.dsn, self._names)) as database:
+                slot = database.standing()
+        except (Disconnected, Halted):
+            slot = None
+        return Observed(settings.database, self._names.slot, self.health(), slot)
 
     def run(self) -> None:
         """Carry rows until `stop()`; then wait for what is under way, confirm it and leave.
@@ -175,6 +199,7 @@ class RelayService:
                     self._carry(database, slot, sink)
                 finally:
                     sink.close()
+                    self._count()
             finally:
                 slot.close()
         finally:
@@ -201,7 +226,9 @@ class RelayService:
             raise Disconnected(f"slot {self._names.slot} was dropped while it was being taken")
         slot.begin_at(state.lsn)
         settings = self.settings
-        relay = Relay(slot, sink, settings.dead_topic, self._stop.is_set, table=settings.table, limits=settings.limits)
+        self._relay = relay = Relay(
+            slot, sink, settings.dead_topic, self._stop.is_set, table=settings.table, limits=settings.limits
+        )
         start = self._start(database, slot, state)
         # Asked first: a client that has no connection yet lets the first record wait for up to a second.
         if self._missing(sink, slot, settings.dead_topic):
@@ -216,6 +243,14 @@ class RelayService:
         self.state = "streaming"
         log.info("relay of %s reads slot %s from %s", settings.database, state.name, lsn_text(state.lsn))
         relay.run()
+
+    def _count(self) -> None:
+        if self._relay is not None:
+            self._rows, self._dead, self._relay = (
+                self._rows + self._relay.rows,
+                self._dead + self._relay.dead,
+                None,
+            )
 
     def _missing(self, sink: KafkaSink, slot: Slot, topic: str) -> bool:
         """Whether Kafka answers and has no such topic. While it is asked the slot is kept."""
@@ -283,8 +318,10 @@ def _examine(settings: RelaySettings, database: Database) -> list[Finding]:
     ]
 
 
-def run_relays(settings: Sequence[RelaySettings], *, resync: bool = False) -> None:
+def run_relays(settings: Sequence[RelaySettings], *, resync: bool = False, health_port: int | None = None) -> None:
     """Run one relay for each in a thread of its own, until SIGTERM or SIGINT; then drain and return.
+
+    `health_port` serves /live, /ready and /metrics on 127.0.0.1 while they run; OSError where it is taken.
 
     One that halts does not stop the others: why it did is logged at once and each minute, and raised at
     the end. With one relay, or when all have halted, that is at once.
@@ -294,8 +331,24 @@ def run_relays(settings: Sequence[RelaySettings], *, resync: bool = False) -> No
     if len(set(names)) < len(names):
         raise ValueError(f"expected one relay a slot, got slots {', '.join(names)}")
     stop = threading.Event()
-    with when_told(stop.set):
+    with when_told(stop.set), _served(services, health_port):
         _run_until(services, stop)
+
+
+@contextmanager
+def _served(services: Sequence[RelayService], port: int | None) -> Iterator[None]:
+    if port is None:
+        yield
+        return
+    server = HealthEndpoint(
+        port,
+        lambda: ProcessHealth.of({service.settings.database: service.health() for service in services}),
+        lambda: metrics(service.observed() for service in services),
+    )
+    try:
+        yield
+    finally:
+        server.close()
 
 
 def _run_until(services: Sequence[RelayService], stop: threading.Event) -> None:

@@ -58,6 +58,13 @@ _TABLE = click.option("--table", default=OUTBOX, show_default=True, help="The ou
 @_PUBLICATION
 @_TABLE
 @click.option("--resync", is_flag=True, help="First publish every row still in the tables: after a slot was lost.")
+@click.option(
+    "--health",
+    "health_port",
+    type=int,
+    metavar="PORT",
+    help="Serve /live, /ready and, for Prometheus, /metrics on 127.0.0.1:PORT.",
+)
 @kafka_options
 @click.pass_context
 def relay(
@@ -67,6 +74,7 @@ def relay(
     publication: str,
     table: str,
     resync: bool,
+    health_port: int | None,
     bootstrap: str,
     prefix: str,
     kafka: dict[str, str],
@@ -100,8 +108,8 @@ def relay(
             )
             for service, dsn in map(outbox_of, dsns)
         ]
-        run_relays(settings, resync=resync)
-    except (Halted, ValueError) as error:
+        run_relays(settings, resync=resync, health_port=health_port)
+    except (Halted, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
