@@ -41,6 +41,14 @@ class SlotState:
     active_pid: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who reads a slot: the server by its identity, and its process that serves us."""
+
+    system_id: str
+    pid: int
+
+
 def check_slot(checkpoint: Checkpoint | None, slot: SlotState | None, name: str) -> None:
     """Before anything is made or read: raise Gap where a slot that we had read from is gone or lost."""
     if slot is not None and slot.lost:

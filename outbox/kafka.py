@@ -70,6 +70,21 @@ def configuration(bootstrap: str, options: Mapping[str, object]) -> dict[str, An
     return {"bootstrap.servers": bootstrap, **_DEFAULTS, **options, **_OURS}
 
 
+def partitions(bootstrap: str, options: Mapping[str, object], timeout: float) -> dict[str, int] | None:
+    """Kafka's topics with how many partitions each has; None where it does not answer in `timeout` seconds.
+
+    Raises Misconfigured for options that librdkafka does not take.
+    """
+    try:
+        producer = Producer({**configuration(bootstrap, options), "log_level": "2"})
+        found = producer.list_topics(timeout=timeout).topics.values()
+    except KafkaException as error:
+        if error.args[0].code() == KafkaError._INVALID_ARG:
+            raise Misconfigured(f"Kafka options: {error}") from error
+        return None
+    return {str(topic.topic): len(topic.partitions) for topic in found if topic.error is None}
+
+
 class KafkaSink:
     """The relay's Sink."""
 
@@ -83,12 +98,12 @@ class KafkaSink:
         except (KafkaException, ValueError) as error:
             raise Misconfigured(f"Kafka options: {error}") from error
 
-    def missing(self, topic: str, timeout: float) -> bool:
-        """Whether Kafka answers and has no such topic."""
+    def missing(self, topic: str, timeout: float) -> bool | None:
+        """Whether Kafka has no such topic; None where it does not answer in `timeout` seconds."""
         try:
             found = self._producer.list_topics(topic, timeout).topics.get(topic)
         except KafkaException:
-            return False
+            return None
         return found is None or found.error is not None
 
     def send(self, record: Record, delivered: Delivered) -> bool:

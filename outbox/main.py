@@ -10,20 +10,25 @@ Relays of the same slot, in whichever processes, stand by for one another: the s
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal, TypeAlias
+from typing import Literal
 
+from kompensate.outbox import doctor
 from kompensate.outbox.checkpoint import SlotState, check_slot, start_from
-from kompensate.outbox.errors import Disconnected, Halted, SlotInUse
-from kompensate.outbox.kafka import KafkaSink
-from kompensate.outbox.naming import database_of, slot_name
+from kompensate.outbox.database import Database, reacting
+from kompensate.outbox.errors import Disconnected, Halted, Misconfigured, SlotInUse
+from kompensate.outbox.health import Observed, ProcessHealth, RelayHealth, State, metrics
+from kompensate.outbox.kafka import KafkaSink, partitions
+from kompensate.outbox.naming import Names, database_of, slot_name
 from kompensate.outbox.pgoutput import ProtocolError, lsn_text
 from kompensate.outbox.relay import Limits, Relay
-from kompensate.outbox.replication import Database, Names, Slot
+from kompensate.outbox.replication import Slot, refusal_of
+from kompensate.outbox.setup import Finding, finding, needed
 from kompensate.outbox.tables import OUTBOX, PUBLICATION
+from kompensate.schemas.health import HealthEndpoint
 from kompensate.schemas.signals import when_told
 from kompensate.schemas.topics import dead_topic
 
@@ -34,9 +39,8 @@ STANDBY_SECONDS = 0.5
 RETRY_SECONDS_MAX = 5.0
 REMINDER_SECONDS = 60.0
 """How often a process that goes on with its other relays repeats why one has stopped."""
-DEAD_TOPIC_SECONDS = 5.0
-
-State: TypeAlias = Literal["connecting", "standby", "publishing", "streaming", "stopped", "halted"]
+DEAD_TOPIC_TRIES = 5
+KAFKA_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,30 @@ class RelayService:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._retries = 0
+        self._relay: Relay | None = None
+        self._rows = self._dead = 0
+
+    def health(self) -> RelayHealth:
+        """How it stands; may be asked from any thread."""
+        relay, failure = self._relay, self.failure
+        return RelayHealth.of(
+            self.state,
+            turned=0.0 if relay is None else time.monotonic() - relay.turned_at,
+            rows=self._rows + (relay.rows if relay else 0),
+            dead=self._dead + (relay.dead if relay else 0),
+            failure=None if failure is None else str(failure),
+            oldest=relay.oldest if relay else None,
+        )
+
+    def observed(self) -> Observed:
+        """The same with its slot, which the database is asked for: what metrics are made of."""
+        settings = self.settings
+        try:
+            with closing(Database(settings.dsn, self._names)) as database:
+                slot = database.standing()
+        except (Disconnected, Halted):
+            slot = None
+        return Observed(settings.database, self._names.slot, self.health(), slot)
 
     def run(self) -> None:
         """Carry rows until `stop()`; then wait for what is under way, confirm it and leave.
@@ -171,6 +199,7 @@ class RelayService:
                     self._carry(database, slot, sink)
                 finally:
                     sink.close()
+                    self._count()
             finally:
                 slot.close()
         finally:
@@ -184,10 +213,10 @@ class RelayService:
         if self._resync and state is not None and state.lost:
             database.drop_slot()
             state = None
+        database.make_checkpoints()  # before the slot, whose making would wait for it
         if not self._resync:
             check_slot(database.checkpoint(), state, self._names.slot)
         if state is None:
-            database.checkpoint()  # makes its table, which the slot would have to wait for
             database.create_slot()
 
     def _carry(self, database: Database, slot: Slot, sink: KafkaSink) -> None:
@@ -197,31 +226,50 @@ class RelayService:
             raise Disconnected(f"slot {self._names.slot} was dropped while it was being taken")
         slot.begin_at(state.lsn)
         settings = self.settings
-        relay = Relay(slot, sink, settings.dead_topic, self._stop.is_set, table=settings.table, limits=settings.limits)
+        self._relay = relay = Relay(
+            slot, sink, settings.dead_topic, self._stop.is_set, table=settings.table, limits=settings.limits
+        )
         start = self._start(database, slot, state)
         # Asked first: a client that has no connection yet lets the first record wait for up to a second.
-        if sink.missing(settings.dead_topic, DEAD_TOPIC_SECONDS):
+        if self._missing(sink, slot, settings.dead_topic):
             log.warning(
                 "no topic %s: the relay will stop at the first row that its own topic refuses. Make it with "
                 "`kompensate topics apply`",
                 settings.dead_topic,
             )
-        if start == "publish" and not self._publish(database, slot, state, relay):
+        if start == "publish" and not self._publish(slot, state, relay):
             return
         self._retries = 0
         self.state = "streaming"
         log.info("relay of %s reads slot %s from %s", settings.database, state.name, lsn_text(state.lsn))
         relay.run()
 
+    def _count(self) -> None:
+        if self._relay is not None:
+            self._rows, self._dead, self._relay = (
+                self._rows + self._relay.rows,
+                self._dead + self._relay.dead,
+                None,
+            )
+
+    def _missing(self, sink: KafkaSink, slot: Slot, topic: str) -> bool:
+        """Whether Kafka answers and has no such topic. While it is asked the slot is kept."""
+        for _ in range(DEAD_TOPIC_TRIES):
+            slot.heartbeat()
+            found = sink.missing(topic, 1.0)
+            if found is not None or self._stop.is_set():
+                return bool(found)
+        return False
+
     def _start(self, database: Database, slot: Slot, state: SlotState) -> Literal["stream", "publish"]:
         if self._resync:
             return "publish"
-        return start_from(database.checkpoint(), slot.system_id, state)
+        return start_from(database.checkpoint(), slot.holder.system_id, state)
 
-    def _publish(self, database: Database, slot: Slot, state: SlotState, relay: Relay) -> bool:
+    def _publish(self, slot: Slot, state: SlotState, relay: Relay) -> bool:
         """Publish the table's rows; False where it was stopped before they all were."""
         self.state = "publishing"
-        database.forget(slot.system_id)
+        slot.forget()
         # Held in a transaction of its own connection: notes would have to wait for the copy's end.
         reader = Database(self.settings.dsn, self._names)
         started = time.monotonic()
@@ -233,15 +281,47 @@ class RelayService:
             reader.close()
         if not done:
             return False
-        database.note(slot.system_id, state.lsn)
+        slot.note(state.lsn)
         self._resync = False
         if relay.rows:
             log.info("published %d rows of the outbox in %.1f s", relay.rows, time.monotonic() - started)
         return True
 
 
-def run_relays(settings: Sequence[RelaySettings], *, resync: bool = False) -> None:
+def diagnose(settings: RelaySettings) -> list[Finding]:
+    """Look at everything that a relay rests on, without changing anything. Raises Misconfigured for Kafka options."""
+    names, found = settings.names, partitions(settings.bootstrap, settings.kafka, KAFKA_SECONDS)
+    try:
+        database = Database(settings.dsn, names)
+        with closing(database), reacting():
+            findings = list(needed(database.ask, names, database.name))
+            wanted = {}
+            if not any(one.check in ("server.primary", "table") and one.level == "wrong" for one in findings):
+                findings += _examine(settings, database)
+                if any(one.check == "role.select" and one.level == "ok" for one in findings):
+                    wanted = doctor.wanted_topics(database.ask, names)
+    except (Disconnected, Misconfigured) as error:
+        remedy = "start it, or mend the DSN"
+        findings = [finding("wrong", "server", f"database {settings.database}", "an answer", str(error), remedy)]
+        wanted = {}
+    return [*findings, *doctor.topics(found, wanted, settings.dead_topic, settings.bootstrap)]
+
+
+def _examine(settings: RelaySettings, database: Database) -> list[Finding]:
+    ask, names = database.ask, settings.names
+    return [
+        *doctor.server(ask, names),
+        *doctor.role(ask, names, refusal_of(settings.dsn, names)),
+        *doctor.slot(ask, names, database.name, database.checkpoint),
+        *doctor.strays(ask, names),
+        *doctor.table(ask, names),
+    ]
+
+
+def run_relays(settings: Sequence[RelaySettings], *, resync: bool = False, health_port: int | None = None) -> None:
     """Run one relay for each in a thread of its own, until SIGTERM or SIGINT; then drain and return.
+
+    `health_port` serves /live, /ready and /metrics on 127.0.0.1 while they run; OSError where it is taken.
 
     One that halts does not stop the others: why it did is logged at once and each minute, and raised at
     the end. With one relay, or when all have halted, that is at once.
@@ -251,8 +331,24 @@ def run_relays(settings: Sequence[RelaySettings], *, resync: bool = False) -> No
     if len(set(names)) < len(names):
         raise ValueError(f"expected one relay a slot, got slots {', '.join(names)}")
     stop = threading.Event()
-    with when_told(stop.set):
+    with when_told(stop.set), _served(services, health_port):
         _run_until(services, stop)
+
+
+@contextmanager
+def _served(services: Sequence[RelayService], port: int | None) -> Iterator[None]:
+    if port is None:
+        yield
+        return
+    server = HealthEndpoint(
+        port,
+        lambda: ProcessHealth.of({service.settings.database: service.health() for service in services}),
+        lambda: metrics(service.observed() for service in services),
+    )
+    try:
+        yield
+    finally:
+        server.close()
 
 
 def _run_until(services: Sequence[RelayService], stop: threading.Event) -> None:

@@ -6,9 +6,19 @@ libpq's two spellings are read as far as names go: `postgresql://user:password@h
 
 import re
 import shlex
+from dataclasses import dataclass
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 _SQLALCHEMY = re.compile(r"postgres(?:ql)?\+psycopg://")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the relay reads, by name: outbox table, publication, replication slot."""
+
+    table: str
+    publication: str
+    slot: str
 
 
 def plain_dsn(dsn: str) -> str:

@@ -41,6 +41,10 @@ class Record(NamedTuple):
 class BadTable(ValueError):
     """The outbox table cannot be read as one; the text names column, expected and got."""
 
+    def __init__(self, subject: str, expected: str, got: str, remedy: str) -> None:
+        self.subject, self.expected, self.got, self.remedy = subject, expected, got, remedy
+        super().__init__(f"{subject}: expected {expected}, got {got}: {remedy}")
+
 
 class Mapping:
     """How rows of one shape of the outbox table become records. Columns are found by name, in any order."""
@@ -82,14 +86,18 @@ def check_columns(table: str, columns: Sequence[Column]) -> None:
     missing = [name for name in REQUIRED if name not in types]
     if missing:
         raise BadTable(
-            f"table {table}: expected the columns of kompensate/outbox/schema.sql, got none named "
-            f"{', '.join(missing)}: add them (columns may stand in any order, and others beside them)"
+            f"table {table}",
+            "the columns of kompensate/outbox/schema.sql",
+            f"none named {', '.join(missing)}",
+            "run it again, or add them (columns may stand in any order, and others beside them)",
         )
     for name, allowed in REQUIRED.items():
         if types[name] not in allowed:
             raise BadTable(
-                f"table {table}, column {name}: expected type {' or '.join(allowed.values())}, "
-                f"got the type with oid {types[name]}"
+                f"table {table}, column {name}",
+                f"type {' or '.join(allowed.values())}",
+                f"the type with oid {types[name]}",
+                f"ALTER TABLE {table} ALTER COLUMN {name} TYPE {next(iter(allowed.values()))}",
             )
 
 

@@ -89,8 +89,8 @@ class Limits:
     """Rows of so long are sent again after a crash; each confirmation costs a small commit."""
     confirm_idle: float = 30.0
     """Nothing came but the server's log went on (other tables): let go of that much of it."""
-    heartbeat: float = 3.0
-    """Far below `wal_sender_timeout`, so that a busy or blocked relay is not taken for dead."""
+    heartbeat: float = 0.75
+    """Far below `replication.SILENCE_MS`, so that a busy or blocked relay is not taken for dead."""
     idle_wait: float = 0.2
     """How long one read waits: the time that a request to stop may take to be seen."""
     ack_wait: float = 0.02
@@ -104,10 +104,11 @@ class Limits:
 class _Transaction:
     """One database transaction under way. `end_lsn` is 0 until its commit was read."""
 
-    __slots__ = ("commit_lsn", "end_lsn", "rows", "unanswered")
+    __slots__ = ("commit_lsn", "end_lsn", "rows", "time", "unanswered")
 
-    def __init__(self, commit_lsn: int) -> None:
+    def __init__(self, commit_lsn: int, time: int = 0) -> None:
         self.commit_lsn = commit_lsn
+        self.time = time
         self.end_lsn = 0
         self.rows = 0
         self.unanswered = 0
@@ -155,6 +156,8 @@ class Relay:
         """Rows handed to the broker so far."""
         self.dead = 0
         """Rows put on the dead-letter topic so far."""
+        self.turned_at = clock()
+        """When the loop came round last."""
 
     def run(self) -> None:
         """Carry rows until `stopping`, then wait for what is under way and confirm it.
@@ -184,6 +187,14 @@ class Relay:
             self._confirm()
         return True
 
+    @property
+    def oldest(self) -> int | None:
+        """Commit time, as in Begin, of the oldest transaction of which Kafka lacks a row. For any thread."""
+        try:
+            return self._open[0].time
+        except IndexError:
+            return None
+
     def step(self) -> None:
         """One turn of the loop: what the slot has, then the broker's answers, then what can be confirmed."""
         if len(self._open) >= self._limits.transactions_max:
@@ -211,8 +222,8 @@ class Relay:
                 raise ProtocolError("replication stream: expected a begin before an insert, got none")
             return self._carry(self._open[-1], mapping.record(message.values))
         match message:
-            case Begin(commit_lsn):
-                self._open.append(_Transaction(commit_lsn))
+            case Begin(commit_lsn, committed_at):
+                self._open.append(_Transaction(commit_lsn, committed_at))
             case Commit(end_lsn=end_lsn):
                 self._open[-1].end_lsn = end_lsn
             case Keepalive(end_lsn, reply_requested):
@@ -323,6 +334,7 @@ class Relay:
     def _confirm(self) -> None:
         self._settle()
         now, limits = self._clock(), self._limits
+        self.turned_at = now
         if self._safe > self._confirmed:
             if now - self._confirmed_at >= limits.confirm:
                 self._tell(self._safe)

@@ -1,307 +1,28 @@
-"""The door to PostgreSQL's log: the only module here that knows psycopg.
+"""The door to PostgreSQL's log: a replication connection that holds the slot.
 
-`Database` is an ordinary connection: is the server set up, where does the slot stand, the checkpoint, the
-table's rows for a resync. `Slot` is a replication connection that holds the slot: it yields decoded
-messages and sends feedback. Both belong to one thread. psycopg has no announced API for replication; what
-is used, beside START_REPLICATION, are libpq's own calls on `pgconn` (get_copy_data, put_copy_data), with a
-test that holds psycopg to them.
+It yields decoded messages and sends feedback, and belongs to one thread. psycopg has no announced API for
+replication; what is used, beside START_REPLICATION, are libpq's own calls on `pgconn` (get_copy_data, put_copy_data),
+with a test that holds psycopg to them.
 """
 
-import logging
 import select
 import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
 from psycopg import errors, sql
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
-from kompensate.outbox.checkpoint import Checkpoint, SlotState
-from kompensate.outbox.errors import Disconnected, Misconfigured, SlotInUse, refused
-from kompensate.outbox.naming import plain_dsn
-from kompensate.outbox.pgoutput import (
-    Column,
-    Keepalive,
-    Message,
-    decode,
-    feedback,
-    lsn_number,
-    lsn_text,
-)
-from kompensate.outbox.records import REQUIRED, BadTable, Mapping, check_columns
+from kompensate.outbox.checkpoint import Holder
+from kompensate.outbox.database import PATIENCE_MS, Database, connect, conninfo, line, reacting
+from kompensate.outbox.errors import Disconnected, Misconfigured
+from kompensate.outbox.naming import Names
+from kompensate.outbox.pgoutput import Keepalive, Message, decode, feedback
 
-log = logging.getLogger(__name__)
-
-PLUGIN: Final = "pgoutput"
 BATCH_MAX: Final = 1_000
 """Messages of one read: what comes later waits until these are on their way."""
-
-# A relay's host that is gone is noticed by us and by the server in about so many milliseconds.
-PATIENCE_MS: Final = 10_000
-SLOT_CREATION_MS: Final = 60_000
-_KEEPALIVE: Final = {
-    "connect_timeout": 10,
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": PATIENCE_MS,
-    "application_name": "kompensate relay",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What the relay reads, by name: outbox table, publication, replication slot."""
-
-    table: str
-    publication: str
-    slot: str
-
-
-def _parts(dsn: str) -> dict[str, Any]:
-    try:
-        return dict(conninfo_to_dict(plain_dsn(dsn)))
-    except psycopg.ProgrammingError as error:
-        raise Misconfigured(
-            f"database: expected postgresql://… or libpq's host=… dbname=…, got what libpq cannot read: {error}"
-        ) from error
-
-
-def _conninfo(dsn: str, options: str) -> str:
-    parts = {**_KEEPALIVE, **_parts(dsn)}
-    # Ours first: what the DSN says wins.
-    parts["options"] = f"{options} {parts.get('options') or ''}".strip()
-    return make_conninfo(**parts, client_encoding="UTF8")
-
-
-@contextmanager
-def _reacting() -> Iterator[None]:
-    """psycopg's errors as those of the relay's loop."""
-    try:
-        yield
-    except errors.ObjectInUse as error:
-        raise SlotInUse(_line(error)) from error
-    except errors.InsufficientPrivilege as error:
-        raise Misconfigured(
-            f"PostgreSQL: expected a role that may use the outbox, its publication and slots, got: {_line(error)}. "
-            "It needs SELECT on the outbox, all rights on its checkpoint table, and REPLICATION"
-        ) from error
-    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-        raise Disconnected(f"PostgreSQL: {_line(error)}") from error
-
-
-def _connect(conninfo: str) -> psycopg.Connection[tuple[Any, ...]]:
-    """A connection. Raises Disconnected where asking again may help, Misconfigured where it does not."""
-    try:
-        return psycopg.connect(conninfo, autocommit=True)
-    except psycopg.OperationalError as error:
-        if refused(str(error)):
-            raise Misconfigured(
-                f"PostgreSQL: expected a role, password and database that the server takes, got: {_line(error)}: "
-                "mend the DSN, or make what it names"
-            ) from error
-        raise Disconnected(f"PostgreSQL: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-class Database:
-    """An ordinary connection to the outbox's database."""
-
-    def __init__(self, dsn: str, names: Names) -> None:
-        """Raises Disconnected, Misconfigured."""
-        self._names = names
-        self._checkpoints = sql.Identifier(f"{names.table}_relay")
-        self._connection = _connect(_conninfo(dsn, ""))
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def check(self) -> None:
-        """Raise Misconfigured unless server, table and publication are what a relay needs."""
-        with _reacting():
-            (level,) = self._row("SELECT current_setting('wal_level')")
-            if level != "logical":
-                raise Misconfigured(
-                    f"PostgreSQL: expected wal_level 'logical', got {level!r}: ALTER SYSTEM SET wal_level = logical, "
-                    "then restart the server"
-                )
-            self._check_table()
-            self._check_publication()
-
-    def _check_table(self) -> None:
-        try:
-            check_columns(self._names.table, self.columns())
-        except BadTable as error:
-            raise Misconfigured(str(error)) from error
-
-    def columns(self) -> list[Column]:
-        """The outbox's columns as they stand. Raises Misconfigured where there is no such table."""
-        table = self._names.table
-        (oid,) = self._row("SELECT to_regclass(quote_ident(%s))::oid", table)
-        if oid is None:
-            raise Misconfigured(
-                f"database {self._name}: expected a table {table}, got none: run kompensate/outbox/schema.sql in it, "
-                "or start its participant with --create-tables"
-            )
-        rows = self._connection.execute(
-            "SELECT attname, atttypid FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped"
-            " ORDER BY attnum",
-            [oid],
-        )
-        return [Column(name, type_oid) for name, type_oid in rows]
-
-    def _check_publication(self) -> None:
-        name, table = self._names.publication, self._names.table
-        found = self._connection.execute(
-            "SELECT array_remove(ARRAY[CASE WHEN pubinsert THEN 'insert' END, CASE WHEN pubupdate THEN 'update' END,"
-            " CASE WHEN pubdelete THEN 'delete' END, CASE WHEN pubtruncate THEN 'truncate' END], NULL), pubviaroot"
-            " FROM pg_publication WHERE pubname = %s",
-            [name],
-        ).fetchone()
-        make = (
-            f"CREATE PUBLICATION {name} FOR TABLE {table} WITH (publish = 'insert', publish_via_partition_root = true)"
-        )
-        if found is None:
-            raise Misconfigured(f"database {self._name}: expected publication {name}, got none: {make}")
-        published, via_root = found
-        if published != ["insert"] or not via_root:
-            raise Misconfigured(
-                f"publication {name}: expected publish 'insert' via the partition root, got {', '.join(published)!r} "
-                f"{'via' if via_root else 'not via'} the root: ALTER PUBLICATION {name} SET (publish = 'insert', "
-                "publish_via_partition_root = true)"
-            )
-        tables = self._connection.execute(
-            "SELECT format('%%I.%%I', schemaname, tablename)::regclass = to_regclass(quote_ident(%s)),"
-            " schemaname || '.' || tablename, rowfilter FROM pg_publication_tables WHERE pubname = %s ORDER BY 2",
-            [table, name],
-        ).fetchall()
-        if [row[0] for row in tables] != [True]:
-            raise Misconfigured(
-                f"publication {name}: expected table {table} and no other, got "
-                f"{', '.join(row[1] for row in tables) or 'none'}: DROP PUBLICATION {name}; {make}"
-            )
-        if tables[0][2] is not None:
-            raise Misconfigured(
-                f"publication {name}: expected every row of {table}, got the filter {tables[0][2]}: what it leaves out "
-                f"would never be published. DROP PUBLICATION {name}; {make}"
-            )
-
-    def slot(self) -> SlotState | None:
-        """The slot as the server describes it. Raises Misconfigured where its name is another's."""
-        name = self._names.slot
-        with _reacting():
-            found = self._connection.execute(
-                "SELECT plugin, database, coalesce(confirmed_flush_lsn, '0/0')::text, wal_status, active_pid"
-                " FROM pg_replication_slots WHERE slot_name = %s",
-                [name],
-            ).fetchone()
-        if found is None:
-            return None
-        plugin, database, lsn, status, active_pid = found
-        if plugin != PLUGIN or database != self._name:
-            raise Misconfigured(
-                f"slot {name}: expected plugin {PLUGIN} on database {self._name}, got {plugin or 'a physical slot'} on "
-                f"{database or 'no database'}: slot names are one space for the whole server; give this relay another "
-                "with --slot"
-            )
-        return SlotState(name, plugin, database, lsn_number(lsn), status == "lost", active_pid)
-
-    def create_slot(self) -> None:
-        """Make the slot; the server waits for every transaction that runs now to end."""
-        log.info("making replication slot %s: it waits for running transactions to end", self._names.slot)
-        with _reacting():
-            self._connection.execute("SELECT set_config('statement_timeout', %s, false)", [str(SLOT_CREATION_MS)])
-            try:
-                self._connection.execute(
-                    "SELECT pg_create_logical_replication_slot(%s, %s)", [self._names.slot, PLUGIN]
-                )
-            except errors.DuplicateObject:
-                log.info("replication slot %s was made by another relay meanwhile", self._names.slot)
-            except errors.ConfigurationLimitExceeded as error:
-                raise Misconfigured(
-                    f"slot {self._names.slot}: expected a free replication slot, got: {_line(error)}: raise "
-                    "max_replication_slots, or drop slots that nobody reads"
-                ) from error
-            finally:
-                if not self._connection.broken:
-                    self._connection.execute("RESET statement_timeout")
-
-    def drop_slot(self) -> None:
-        """Drop the slot. Raises SlotInUse."""
-        with _reacting():
-            self._connection.execute("SELECT pg_drop_replication_slot(%s)", [self._names.slot])
-
-    def checkpoint(self) -> Checkpoint | None:
-        """What this relay noted last; None before its first start. Makes the table where it is absent."""
-        with _reacting():
-            (there,) = self._row("SELECT to_regclass(quote_ident(%s)) IS NOT NULL", f"{self._names.table}_relay")
-            if not there:
-                self._make_checkpoints()
-            found = self._connection.execute(
-                sql.SQL("SELECT system_id, confirmed_lsn::text FROM {} WHERE slot = %s").format(self._checkpoints),
-                [self._names.slot],
-            ).fetchone()
-        return None if found is None else Checkpoint(found[0], lsn_number(found[1]))
-
-    def _make_checkpoints(self) -> None:
-        statement = sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {} (slot text PRIMARY KEY, system_id text NOT NULL,"
-            " confirmed_lsn pg_lsn NOT NULL, updated_at timestamptz NOT NULL DEFAULT now())"
-        ).format(self._checkpoints)
-        try:
-            self._connection.execute(statement)
-        except (errors.UniqueViolation, errors.DuplicateTable):
-            log.debug("another relay made the checkpoint table at the same moment")
-        except errors.InsufficientPrivilege as error:
-            raise Misconfigured(
-                f"database {self._name}: expected table {self._names.table}_relay, or the right to make it, got "
-                f"neither: {statement.as_string(self._connection)}"
-            ) from error
-
-    def forget(self, system_id: str) -> None:
-        """Note that nothing is known to be published: from here on a crash leads to publishing again."""
-        self._note(system_id, 0, sql.SQL("EXCLUDED.confirmed_lsn"))
-
-    def note(self, system_id: str, lsn: int) -> None:
-        """Note that everything up to `lsn` is published. A relay that woke up late changes nothing."""
-        self._note(system_id, lsn, sql.SQL("greatest(t.confirmed_lsn, EXCLUDED.confirmed_lsn)"))
-
-    def _note(self, system_id: str, lsn: int, value: sql.SQL) -> None:
-        statement = sql.SQL(
-            "INSERT INTO {} AS t (slot, system_id, confirmed_lsn) VALUES (%s, %s, %s) ON CONFLICT (slot) DO UPDATE"
-            " SET system_id = EXCLUDED.system_id, confirmed_lsn = {}, updated_at = now()"
-        ).format(self._checkpoints, value)
-        with _reacting():
-            self._connection.execute(statement, [self._names.slot, system_id, lsn_text(lsn)])
-
-    def rows(self) -> tuple[Mapping, Generator[Sequence[bytes | None], None, None]]:
-        """Every row of the outbox, in the order of their transactions and of insertion within one, streamed."""
-        columns = [column for column in self.columns() if column.name in REQUIRED]
-        statement = sql.SQL(
-            "COPY (SELECT {} FROM {} ORDER BY xid, created_at, tableoid, ctid) TO STDOUT (FORMAT binary)"
-        ).format(
-            sql.SQL(", ").join(sql.Identifier(column.name) for column in columns), sql.Identifier(self._names.table)
-        )
-        return Mapping(self._names.table, columns), self._copy(statement)
-
-    def _copy(self, statement: sql.Composed) -> Generator[Sequence[bytes | None], None, None]:
-        with _reacting(), self._connection.cursor() as cursor, cursor.copy(statement) as copy:
-            yield from copy.rows()
-
-    def _row(self, statement: str, *parameters: object) -> tuple[Any, ...]:
-        found = self._connection.execute(statement, parameters or None).fetchone()
-        assert found is not None
-        return found
-
-    @property
-    def _name(self) -> str:
-        return self._connection.info.dbname
+SILENCE_MS: Final = 3_000
+"""A relay that tells the server nothing for so long (paused, or its machine gone) loses the slot to another."""
 
 
 class Slot:
@@ -312,8 +33,8 @@ class Slot:
         self._database = database
         self._connection = _replicate(dsn, names)
         try:
-            with _reacting():
-                self.system_id = str(self._fetch("IDENTIFY_SYSTEM")[0])
+            with reacting():
+                self.holder = Holder(str(self._fetch("IDENTIFY_SYSTEM")[0]), self._connection.info.backend_pid)
                 self._start(names)
         except BaseException:
             self._connection.close()
@@ -336,7 +57,7 @@ class Slot:
         try:
             self._connection.execute(statement)
         except errors.UndefinedObject as error:
-            raise Disconnected(f"slot {names.slot}: {_line(error)}") from error
+            raise Disconnected(f"slot {names.slot}: {line(error)}") from error
 
     def begin_at(self, lsn: int) -> None:
         """What the slot's confirmed position is: heartbeats say no less."""
@@ -347,7 +68,7 @@ class Slot:
         messages: list[Message] = []
         take = self._pgconn.get_copy_data
         waited = False
-        with _reacting():
+        with reacting():
             while len(messages) < BATCH_MAX:
                 size, data = take(1)
                 if size > 0:
@@ -367,13 +88,21 @@ class Slot:
 
     def confirm(self, lsn: int) -> None:
         """See relay.Source. The note comes first: the slot never stands beyond what we know (see `checkpoint`)."""
-        self._database.note(self.system_id, lsn)
+        self.note(lsn)
         self._lsn = max(lsn, self._lsn)
         self.heartbeat()
 
+    def forget(self) -> None:
+        """Note that nothing is known to be published."""
+        self._database.forget(self.holder)
+
+    def note(self, lsn: int) -> None:
+        """Note that everything up to `lsn` is published. Raises Disconnected where the slot is another's by now."""
+        self._database.note(self.holder, lsn)
+
     def heartbeat(self) -> None:
         """See relay.Source."""
-        with _reacting():
+        with reacting():
             self._send()
 
     def close(self) -> None:
@@ -394,16 +123,25 @@ class Slot:
         return " ".join(words.decode("utf-8", "replace").split()) or "the server closed it"
 
 
+def refusal_of(dsn: str, names: Names) -> str | None:
+    """Why a replication connection cannot be had; None where it can."""
+    try:
+        _replicate(dsn, names).close()
+    except (Disconnected, Misconfigured) as error:
+        return str(error)
+    return None
+
+
 def _replicate(dsn: str, names: Names) -> psycopg.Connection[Any]:
     """A connection to a walsender. Raises Disconnected, or Misconfigured where the role may not have one."""
-    parts = _conninfo(dsn, f"-c wal_sender_timeout={PATIENCE_MS}")
+    parts = conninfo(dsn, f"-c wal_sender_timeout={SILENCE_MS}")
     try:
-        return _connect(make_conninfo(parts, replication="database"))
+        return connect(make_conninfo(parts, replication="database"))
     except Disconnected as error:
         # A refused connection has no SQLSTATE; the attribute's name stands in the message of every version.
         if "replication role" in str(error) or "REPLICATION attribute" in str(error):
             raise Misconfigured(
-                f"slot {names.slot}: expected a role with the REPLICATION attribute, got: {_line(error)}: "
+                f"slot {names.slot}: expected a role with the REPLICATION attribute, got: {line(error)}: "
                 "ALTER ROLE … REPLICATION"
             ) from error
         raise

@@ -46,6 +46,22 @@ END $$;
 -- The net below the daily partitions: a row of a day that nobody prepared is kept and relayed all the same.
 CREATE TABLE IF NOT EXISTS outbox_default PARTITION OF outbox DEFAULT;
 
+-- A row is a message once: a relay passes an UPDATE over. Asked first: making a trigger waits for every writer.
+DO $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_trigger WHERE tgrelid = 'outbox'::regclass AND tgname = 'outbox_insert_only'
+    ) THEN
+        CREATE OR REPLACE FUNCTION outbox_insert_only() RETURNS trigger LANGUAGE plpgsql AS $f$
+        BEGIN
+            RAISE 'outbox: expected rows to be inserted, got an UPDATE, which is no message: insert another row'
+                USING ERRCODE = 'restrict_violation';
+        END $f$;
+        CREATE TRIGGER outbox_insert_only BEFORE UPDATE ON outbox
+            FOR EACH ROW EXECUTE FUNCTION outbox_insert_only();
+    END IF;
+END $$;
+
 -- Which commands this service has seen, and what it answered. Half of each page is kept free, because
 -- every row is updated once, in the transaction that inserted it.
 CREATE TABLE IF NOT EXISTS inbox (

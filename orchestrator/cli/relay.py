@@ -3,13 +3,18 @@
 import json
 import logging
 import re
+from dataclasses import asdict
 
 import click
 
+from kompensate.orchestrator.cli.exits import ERROR
 from kompensate.orchestrator.cli.options import dsn_given, kafka_options
+from kompensate.orchestrator.cli.output import output_option, print_json, print_table
+from kompensate.orchestrator.cli.output import table as table_of
 from kompensate.outbox.debezium import connector
 from kompensate.outbox.errors import Halted
-from kompensate.outbox.main import RelaySettings, run_relays
+from kompensate.outbox.main import RelaySettings, diagnose, run_relays
+from kompensate.outbox.setup import Finding
 from kompensate.outbox.tables import OUTBOX, PUBLICATION
 
 _NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(postgres(?:ql)?(?:\+psycopg)?://.*)", re.DOTALL)
@@ -53,6 +58,13 @@ _TABLE = click.option("--table", default=OUTBOX, show_default=True, help="The ou
 @_PUBLICATION
 @_TABLE
 @click.option("--resync", is_flag=True, help="First publish every row still in the tables: after a slot was lost.")
+@click.option(
+    "--health",
+    "health_port",
+    type=int,
+    metavar="PORT",
+    help="Serve /live, /ready and, for Prometheus, /metrics on 127.0.0.1:PORT.",
+)
 @kafka_options
 @click.pass_context
 def relay(
@@ -62,6 +74,7 @@ def relay(
     publication: str,
     table: str,
     resync: bool,
+    health_port: int | None,
     bootstrap: str,
     prefix: str,
     kafka: dict[str, str],
@@ -95,9 +108,62 @@ def relay(
             )
             for service, dsn in map(outbox_of, dsns)
         ]
-        run_relays(settings, resync=resync)
+        run_relays(settings, resync=resync, health_port=health_port)
+    except (Halted, ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+@relay.command()
+@_DSN
+@click.option("--slot", help="The replication slot's name. Default: kompensate_outbox_<database>.")
+@_PUBLICATION
+@_TABLE
+@kafka_options
+@output_option("table", "json")
+def doctor(
+    dsns: tuple[str, ...],
+    slot: str | None,
+    publication: str,
+    table: str,
+    bootstrap: str,
+    prefix: str,
+    kafka: dict[str, str],
+    output: str,
+) -> None:
+    """Look at all that a relay rests on, and say what to mend. Nothing is changed.
+
+    Server, role, outbox, publication, slot, other slots that keep the log, topics. Exit code 1 where something is
+    wrong; an advice alone is none.
+
+    Example: kompensate relay doctor --dsn inventory=postgresql://localhost/inventory --bootstrap localhost:9092
+    """
+    kinds = {"prefix": prefix, "slot": slot, "publication": publication, "table": table, "kafka": kafka}
+    try:
+        found = {
+            one.database: diagnose(one)
+            for service, dsn in map(outbox_of, dsns)
+            for one in [RelaySettings(dsn, bootstrap, service=service, **kinds)]  # type: ignore[arg-type]  # by name
+        }
     except (Halted, ValueError) as error:
         raise click.ClickException(str(error)) from error
+    if output == "json":
+        print_json([{"database": name, **asdict(one)} for name, findings in found.items() for one in findings])
+    else:
+        for name, findings in found.items():
+            _print_findings(name, findings)
+    if any(one.level == "wrong" for findings in found.values() for one in findings):
+        raise SystemExit(ERROR)
+
+
+def _print_findings(database: str, findings: list[Finding]) -> None:
+    shown = table_of("", "CHECK", "WHAT", "FOUND")
+    for one in findings:
+        shown.add_row(one.level, one.check, one.subject, one.got)
+        if one.level != "ok":
+            shown.add_row("", "", "", f"expected {one.expected}")
+            shown.add_row("", "", "", f"mend: {one.remedy}")
+    click.echo(f"{database}:")
+    print_table(shown)
 
 
 @relay.command()

@@ -1,13 +1,11 @@
-"""How a worker or an intake stands, and a small HTTP endpoint that says so: /live and /ready, as JSON, on loopback."""
+"""How a worker or an intake stands, and the endpoint that says so."""
 
-import json
-import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
 
 from kompensate.orchestrator.errors import Fatal
 from kompensate.orchestrator.worker.loop import Loop, Status
+from kompensate.schemas.health import HealthEndpoint
 
 STALL_SECONDS = 60.0
 """A loop that has made no step for so long hangs: longer than a transaction and its repetitions may take."""
@@ -62,32 +60,11 @@ class IntakeHealth:
     """Source records committed since it began."""
 
 
-class HealthServer:
+class HealthServer(HealthEndpoint):
     """Serves health on 127.0.0.1 until it is closed. Raises Fatal where the port is taken."""
 
     def __init__(self, port: int, health: Callable[[], Health | IntakeHealth]) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                found = health()
-                good = {"/live": found.live, "/ready": found.ready}.get(self.path)
-                body = json.dumps(asdict(found) if good is not None else {"paths": ["/live", "/ready"]}).encode()
-                self.send_response(404 if good is None else 200 if good else 503)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class names it)
-                """Asked every few seconds: not worth a line."""
-
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+            super().__init__(port, health)
         except OSError as error:
-            raise Fatal(f"health: expected port {port} of 127.0.0.1 to be free, got: {error.strerror}") from error
-        self._server.daemon_threads = True
-        self.port: int = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, name="kompensate-health", daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+            raise Fatal(str(error)) from error

@@ -13,19 +13,11 @@ from kompensate.compose.local.stack import Stack
 from kompensate.outbox.errors import Gap
 from kompensate.outbox.main import RelayService
 from kompensate.outbox.relay import Limits
-from tests.fixtures.outboxes import RealOutbox
+from tests.fixtures.outboxes import RealOutbox, write_numbers
 from tests.fixtures.waiting import wait_until
 
 POINTS = ("relay.after_read", "relay.before_ack", "relay.after_ack", "relay.after_confirm")
 RSS_MAX = 200 * 1024 * 1024
-
-
-def write_numbers(outbox: RealOutbox, first: int, count: int, each: int = 10) -> list[bytes | None]:
-    """Transactions of `each` rows; payloads are numbers, rising for each key."""
-    numbers = [b"%d" % n for n in range(first, first + count)]
-    for start in range(0, count, each):
-        outbox.write([(f"order-{n[-1:].decode()}", n) for n in numbers[start : start + each]])
-    return list(numbers)
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -75,27 +67,6 @@ def test_one_database_that_halts_does_not_stop_the_others(
         process.terminate()
 
         assert process.wait(20) == 1
-
-
-@pytest.mark.slow
-def test_a_paused_relay_is_replaced_and_does_no_harm_when_it_wakes(outbox: RealOutbox, tmp_path: Path) -> None:
-    """SIGSTOP past the server's patience: the standby takes over; the sleeper wakes, sees it, and stands by."""
-    log = tmp_path / "first.log"
-    with outbox.relay(log=log) as first:
-        wait_until("the first reads", outbox.reader)
-        written = write_numbers(outbox, 0, 20)
-        outbox.arrived(written)
-        with RelayService(outbox.settings()) as second:
-            first.send_signal(signal.SIGSTOP)
-            written += write_numbers(outbox, 20, 20)
-            wait_until("the second reads", lambda: second.state == "streaming", 30)
-            outbox.arrived(written)
-            first.send_signal(signal.SIGCONT)
-            wait_until("the first stands by", lambda: "standing by" in log.read_text())
-            written += write_numbers(outbox, 40, 20)
-            outbox.arrived(written)
-
-    outbox.in_order()
 
 
 @pytest.mark.slow

@@ -9,8 +9,7 @@ from kompensate.orchestrator.cli.relay import outbox_of, relay
 from kompensate.outbox.debezium import connector
 from kompensate.outbox.errors import refused
 from kompensate.outbox.main import RelaySettings
-from kompensate.outbox.naming import database_of, slot_name
-from kompensate.outbox.replication import Names
+from kompensate.outbox.naming import Names, database_of, slot_name
 
 
 @pytest.mark.parametrize(
