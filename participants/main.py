@@ -118,7 +118,7 @@ class Service:
         undo.callback(source.close)
         source.check(dead)
         grave = KafkaGrave(self._bootstrap, dead, self._kafka)
-        self._unit = Unit(self._participant, self._engine)
+        self._unit = Unit(self._participant, self._engine, group_seconds=self._settings.group_seconds)
         log.info("participant %s joins to take %s from %s", name, ", ".join(self._participant.contracts), commands)
         return Runner(source, grave, self._unit.handle, self._settings, chore=self._keep_house)
 

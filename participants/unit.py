@@ -10,6 +10,7 @@ claim that waited for another transaction must see what that one answered.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -77,12 +78,13 @@ class Settled:
 class Later:
     """Nothing of the command is committed. `counts`: it was tried, so its tries are fewer.
 
-    `outage`: what it needs is missing, and may be for long.
+    `outage`: what it needs is missing, and may be for long. `full`: its turn comes with the next group.
     """
 
     reason: str
     counts: bool
     outage: bool = False
+    full: bool = False
 
 
 Result: TypeAlias = Settled | Later
@@ -95,7 +97,16 @@ class Unit:
     Raises BadPayload for a type it cannot read, and BadHandler for a handler that this database does not suit.
     """
 
-    def __init__(self, participant: Participant, engine: Engine, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        participant: Participant,
+        engine: Engine,
+        clock: Callable[[], float] = time.time,
+        *,
+        group_seconds: float = math.inf,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`group_seconds`, by `timer`, are what the handlers of one group may take; `clock` is the time of day."""
         for handler in participant.handlers:
             check_type(handler.payload_type)
             check_suits(handler, engine)
@@ -103,6 +114,8 @@ class Unit:
         self._participant = participant
         self._engine = engine
         self._clock = clock
+        self._group_seconds = group_seconds
+        self._timer = timer
         self._caller = Caller()
 
     def close(self) -> None:
@@ -127,7 +140,7 @@ class Unit:
                     group.claim(orders)
                     claimed = True
                     fault("participant.after_claim")
-                    results = [group.handle(order) for order in orders]
+                    results = self._handle_each(group, orders)
                     group.settle()
                     dead = [(n, r.dead) for n, r in enumerate(results) if isinstance(r, Settled) and r.dead]
                     if dead:
@@ -137,6 +150,17 @@ class Unit:
                 raise _reaction(error, connection, claimed) from error
         fault("participant.after_db_commit")
         return results
+
+    def _handle_each(self, group: "_Group", orders: Sequence[Order]) -> list[Result]:
+        """In order, the first one in any case, then while there is time."""
+        until = self._timer() + self._group_seconds
+        results: list[Result] = []
+        for order in orders:
+            if results and self._timer() >= until:
+                break
+            results.append(group.handle(order))
+        left = Later("its group has taken its time", counts=False, full=True)
+        return results + [left] * (len(orders) - len(results))
 
 
 @dataclass(slots=True)

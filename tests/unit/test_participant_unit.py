@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from kompensate.participants.database import connect
 from kompensate.participants.participant import Participant
-from kompensate.participants.unit import Later, Settled, Undone
+from kompensate.participants.unit import Later, Settled, Undone, Unit
 from tests.fixtures.participants import (
     How,
     World,
@@ -163,6 +164,28 @@ def test_two_services_may_share_a_database(tmp_path: Path) -> None:
         ("shop.replies.depot", 2),
         ("shop.replies.stock", 1),
     ]
+
+
+def test_slow_handlers_end_a_group_early(tmp_path: Path) -> None:
+    """What a group's time does not reach is left to the next one, unclaimed and untried; one is always done."""
+    now = [0.0]
+    slow = Participant("stock")
+
+    @slow.handles("Take")
+    def take_long(command: dict[str, str], connection: Connection) -> None:
+        now[0] += 0.3
+
+    engine = connect(f"sqlite:///{tmp_path}/stock.db", "stock")
+    world = World(engine, slow)
+    world.unit = Unit(slow, engine, group_seconds=0.5, timer=lambda: now[0])
+    commands = [forward(each, saga_id=each) for each in "abcd"]
+    results = world.handle(*commands)
+
+    assert [getattr(result, "full", None) for result in results] == [None, None, True, True]
+    assert world.inbox().keys() == {"a", "b"}
+    now[0] = -100.0  # a time-out of none at all is no reason to do nothing
+    world.unit = Unit(slow, engine, group_seconds=0.0, timer=lambda: now[0])
+    assert world.outcomes(*commands[2:]) == ["done", "Later"]
 
 
 def test_an_answer_too_large_is_failed(world: World) -> None:
