@@ -22,7 +22,7 @@ from kompensate.participants.database import connect
 from kompensate.participants.kafka import KafkaSource
 from kompensate.participants.main import Service
 from kompensate.participants.runner import Runner
-from kompensate.participants.unit import Bury, Order, Result, Unit
+from kompensate.participants.unit import Bury, Order, Result, Settled, Unit
 
 _SQL = "UPDATE booked SET amount = amount + {}, commands = commands + 1 WHERE id = {}"
 _BOOKED = table("booked", column("id"), column("amount"), column("commands"))
@@ -64,7 +64,7 @@ class Counting:
 
         def counted(unit: Unit, orders: Sequence[Order], bury: Bury) -> list[Result]:
             results = inner(unit, orders, bury)
-            self._count(len(results))
+            self._count(sum(isinstance(result, Settled) for result in results))
             return results
 
         Unit.handle = counted  # type: ignore[method-assign]

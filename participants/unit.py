@@ -5,8 +5,8 @@
 
 Every command comes out as Settled (its answer is committed) or Later (nothing of it is). Where the
 transaction as a whole did not commit, or nobody knows whether it did, `Undone` says so: the same group again
-is always right, because the inbox answers for what was committed after all. READ COMMITTED is required: a
-claim that waited for another transaction must see what that one answered.
+is always right, because the inbox answers for what was committed after all. The transaction is READ COMMITTED: a
+claim that waited for another one must see what that one answered.
 """
 
 import logging
@@ -114,6 +114,8 @@ class Unit:
         self._participant = participant
         self._engine = engine
         self._clock = clock
+        # Whatever the engine's is: AUTOCOMMIT would be no transaction at all. (SQLite has one level only.)
+        self._level = "READ COMMITTED" if engine.dialect.name == "postgresql" else None
         self._group_seconds = group_seconds
         self._timer = timer
         self._caller = Caller()
@@ -135,6 +137,8 @@ class Unit:
         with connection:
             claimed = False
             try:
+                if self._level:
+                    connection.execution_options(isolation_level=self._level)
                 with guarded(connection):
                     group = _Group(self._participant, connection, self._caller, round(self._clock() * 1000))
                     group.claim(orders)
