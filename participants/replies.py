@@ -37,6 +37,15 @@ def done(participant: Participant, handler: Handler, command: Command, result: o
     return Answer("done", f"{participant.name}.{name}", payload, content_type(payload))
 
 
+def said(error: BaseException) -> str:
+    """An exception in words that can be written anywhere: its text may be no Unicode, or not to be had at all."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception as failing:
+        text = f"{type(error).__name__}, whose text cannot be had ({type(failing).__name__})"
+    return _plain(text)
+
+
 def refused(participant: Participant, reason: str, detail: object) -> Answer:
     """The business's no. Raises BadPayload where `detail` cannot be written."""
     return _no(participant, "refused", "Refused", reason, detail)
@@ -85,5 +94,10 @@ def address(participant: Participant, command: Command, answer: Answer) -> Row:
 
 
 def _no(participant: Participant, outcome: Outcome, name: str, reason: str, detail: object) -> Answer:
-    payload = encode({"reason": reason[:REASON_CHARS_MAX], "detail": detail})
+    payload = encode({"reason": _plain(reason)[:REASON_CHARS_MAX], "detail": detail})
     return Answer(outcome, f"{participant.name}.{name}", payload)
+
+
+def _plain(reason: object) -> str:
+    """Lone surrogates, which come from undecodable bytes, are in no encoding."""
+    return str(reason).encode("utf-8", "backslashreplace").decode()

@@ -268,7 +268,7 @@ class _Group:
                 return self._refuse(error)
             if isinstance(error, PayloadUnavailable):
                 return _put_off(order.command, error)
-            reason = f"handler of {handler.contract}: {type(error).__name__}: {error}"
+            reason = f"handler of {handler.contract}: {replies.said(error)}"
             if order.last or isinstance(error, (BadPayload, Misuse)):
                 log.exception("%s failed", _named(order.command), extra=_extra(order.command), exc_info=error)
                 return self._give_up(reason)
@@ -286,7 +286,7 @@ class _Group:
         try:
             return replies.refused(self.participant, error.reason, error.detail), None
         except BadPayload as bad:
-            return self._give_up(f"Refused({error.reason!r}): {bad}")
+            return self._give_up(f"Refused({error.reason!r}): {replies.said(bad)}")
 
     def _give_up(self, reason: str) -> tuple[Answer, str]:
         return replies.failed(self.participant, reason), reason
@@ -336,7 +336,7 @@ def _reaction(error: Exception, connection: Connection, claimed: bool) -> Except
     lost = connection.invalidated or bool(getattr(driver, "closed", False))
     if lost and not connection.invalidated:
         connection.invalidate()
-    text = f"{type(error).__name__}: {error}"
+    text = replies.said(error)
     if lost and not claimed:
         return Unreachable(text)
     return Undone(text, contended=any(_sqlstate(cause) in _CONTENDED for cause in _causes(error)))

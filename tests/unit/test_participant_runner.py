@@ -198,6 +198,18 @@ def test_an_unreadable_record_is_kept_and_passed(world: World) -> None:
     assert [letter.record for letter in rig.grave.letters] == [junk]
 
 
+def test_a_command_without_a_key_is_a_lane_of_its_own(world: World) -> None:
+    """Somebody else's producer left the key out: it is done and answered to its saga, and nobody waits behind it."""
+    commands = [forward("a", "raise"), forward("b"), forward("c")]
+    records = [replace(record(command, n), key=None) for n, command in enumerate(commands)]
+    rig = Rig(world.unit.handle, FakeSource(records), settings=replace(QUICK, retry_seconds_first=60.0))
+    rig.runner.turn()
+
+    assert world.effects() == {("b", "take"): 1, ("c", "take"): 1}
+    assert world.rows("SELECT DISTINCT aggregateid FROM outbox") == [("saga-1",)]
+    assert rig.source.committed == {P0: 0}
+
+
 def test_a_spoilt_header_is_answered_failed(world: World) -> None:
     """A command whose sender is still readable is answered, once, and kept."""
     spoilt = forward("a")

@@ -1,5 +1,7 @@
 """The transaction of a group on SQLite: what is kept, undone and answered. (PostgreSQL: integration.)"""
 
+import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from sqlalchemy import Connection
 
 from kompensate.participants.database import connect
+from kompensate.participants.outcome import Refused
 from kompensate.participants.participant import Participant
 from kompensate.participants.unit import Later, Settled, Undone, Unit
 from tests.fixtures.participants import (
@@ -21,6 +24,7 @@ from tests.fixtures.participants import (
     plain_stock,
     stock,
     take,
+    take_plainly,
 )
 
 
@@ -166,6 +170,44 @@ def test_two_services_may_share_a_database(tmp_path: Path) -> None:
     ]
 
 
+class Dumb(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("nothing to say")
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "told"),
+    [
+        (ValueError("garbage \udcff"), "failed", "ValueError: garbage \\udcff"),
+        (Dumb(), "failed", "Dumb, whose text cannot be had (RuntimeError)"),
+        (SystemExit(3), "failed", "expected the handler to return or raise an Exception, got SystemExit(3)"),
+        (asyncio.CancelledError(), "failed", "got CancelledError()"),
+        (ExceptionGroup("many", [ValueError("one")]), "failed", "ExceptionGroup: many"),
+        (Refused("garbage \udcff"), "refused", "garbage \\udcff"),
+        (Refused(7), "refused", "7"),  # type: ignore[arg-type]  # an author's mistake
+        (Refused("no", why="\udcff"), "failed", "surrogates not allowed"),
+        (Refused("no\0", why="\0"), "refused", "no"),
+    ],
+)
+def test_whatever_a_handler_raises_is_an_answer(tmp_path: Path, error: BaseException, outcome: str, told: str) -> None:
+    """What it says may be no text, or it may mean to end the process: the command is answered, its group is kept."""
+    raising = Participant("stock")
+    raising.handles(take_plainly)
+
+    @raising.handles("GiveBack")
+    def raise_it(command: dict[str, str]) -> None:
+        raise error
+
+    world = World(connect(f"sqlite:///{tmp_path}/stock.db", "stock"), raising)
+    odd = replace(forward("b"), type="stock.GiveBack")
+    assert world.outcomes(forward("a"), odd, forward("c")) == ["done", outcome, "done"]
+
+    reply = world.payload("b")
+    assert isinstance(reply, dict)
+    assert told in reply["reason"]
+    assert all(reason.encode() for _, reason in world.dead)
+
+
 def test_slow_handlers_end_a_group_early(tmp_path: Path) -> None:
     """What a group's time does not reach is left to the next one, unclaimed and untried; one is always done."""
     now = [0.0]
@@ -257,6 +299,21 @@ def test_an_expired_command_is_not_done(world: World) -> None:
     assert world.inbox()["a"] == ("answered", "expired")
 
 
+@pytest.mark.parametrize(
+    ("wrong_by", "outcomes"), [(3600, ["expired", "expired", "done"]), (-3600, ["done", "done", "done"])]
+)
+def test_a_clock_that_is_wrong_loses_nothing(world: World, wrong_by: int, outcomes: list[str]) -> None:
+    """Ahead, commands in time are answered expired, with both times; behind, late ones are done, and undone after all."""
+    command = replace(forward("a"), expires_at=round(world.now * 1000) + (1_000 if wrong_by > 0 else -1_000))
+    world.now += wrong_by
+
+    assert world.outcomes(command, command, compensation("a")) == outcomes
+    assert world.effects() == ({} if wrong_by > 0 else {("a", "take"): 1, ("undo-a", "give_back"): 1})
+    if wrong_by > 0:
+        told = json.loads(bytes(world.rows("SELECT payload FROM outbox WHERE ce_causationid = 'a'")[0][0]))
+        assert told["reason"] == f"expired at {command.expires_at}, read at {round(world.now * 1000)} (ms)"
+
+
 def test_a_claim_that_somebody_holds_is_waited_for(world: World) -> None:
     """A claimed row of another (an external call is out) is neither run nor undone until it is answered."""
     with world.engine.begin() as connection:
@@ -275,6 +332,7 @@ def test_a_claim_that_somebody_holds_is_waited_for(world: World) -> None:
         ({"type": "stock.Nope"}, "expected one of stock.GiveBack, stock.Take, got 'stock.Nope'"),
         ({"payload": b"\xff"}, "payload Take"),
         ({"payload": None}, "got no value"),
+        ({"payload": b'{"how":"\xff"}'}, "'utf-8' codec can't decode byte 0xff"),
         ({"payload": b'{"how":7}'}, "Expected `str`, got `int`"),
         ({"content_type": "application/avro"}, "expected content type application/json, got 'application/avro'"),
     ],
