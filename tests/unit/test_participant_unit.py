@@ -303,7 +303,7 @@ def test_an_expired_command_is_not_done(world: World) -> None:
     ("wrong_by", "outcomes"), [(3600, ["expired", "expired", "done"]), (-3600, ["done", "done", "done"])]
 )
 def test_a_clock_that_is_wrong_loses_nothing(world: World, wrong_by: int, outcomes: list[str]) -> None:
-    """Ahead, commands in time are answered expired, with both times; behind, late ones are done, and undone after all."""
+    """Ahead, commands in time are answered expired, with both times; behind, late ones are done, then undone."""
     command = replace(forward("a"), expires_at=round(world.now * 1000) + (1_000 if wrong_by > 0 else -1_000))
     world.now += wrong_by
 
