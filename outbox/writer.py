@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection
 
 from kompensate.outbox.tables import HEADER_COLUMNS, OUTBOX
-from kompensate.schemas.messages import JSON, SPEC_VERSION, Reply, Request
+from kompensate.schemas.messages import JSON, SPEC_VERSION, Request
 from kompensate.schemas.payloads import PAYLOAD_BYTES_WARN, check_size, to_json
 
 
@@ -79,26 +79,6 @@ def sqlite_cursor(connection: Connection) -> Any:
 def as_json(rows: Sequence[Row]) -> str:
     """Rows as the one parameter that `json_to_recordset` takes apart."""
     return to_json(rows).decode()
-
-
-def reply_row(reply: Reply, topic: str, partition: int) -> Row:
-    """The row that becomes `reply` on `topic`, keyed by its saga."""
-    return Row(
-        id=UUID(reply.id),
-        aggregatetype=topic,
-        aggregateid=reply.saga_id,
-        type=reply.type,
-        payload=reply.payload,
-        partition=partition,
-        ce_id=reply.id,
-        ce_source=reply.source,
-        content_type=reply.content_type,
-        ce_correlationid=reply.saga_id,
-        ce_causationid=reply.command_id,
-        ce_replyoutcome=reply.outcome,
-        traceparent=reply.trace.parent,
-        tracestate=reply.trace.state,
-    )
 
 
 def request_row(request: Request, topic: str, partition: int) -> Row:

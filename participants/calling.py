@@ -65,16 +65,17 @@ class Caller:
             self._loop = None
 
     def _run(self, handler: Handler, payload: object, given: Mapping[str, object]) -> object:
-        result: Any = handler.function(payload, **given)
-        return self._wait_for(result) if handler.is_async else result
+        # Neither is an Exception: each would end the participant, and the next one, which gets the same command.
+        try:
+            result: Any = handler.function(payload, **given)
+            return self._wait_for(result) if handler.is_async else result
+        except (SystemExit, asyncio.CancelledError) as error:
+            raise RuntimeError(f"expected the handler to return or raise an Exception, got {error!r}") from error
 
     def _wait_for(self, result: Coroutine[Any, Any, object]) -> object:
         if self._loop is None:
             self._loop = asyncio.Runner()
-        try:
-            return self._loop.run(result)
-        except asyncio.CancelledError as error:  # no Exception: it would end the participant
-            raise RuntimeError("expected the handler to return or raise, got one that was cancelled") from error
+        return self._loop.run(result)
 
 
 def _async_session(scratch: Scratch) -> object:

@@ -1,4 +1,4 @@
-"""Opens a participant's database, so that a group's transaction behaves as `unit.py` needs it."""
+"""Opens a participant's database, or takes the caller's, so that a transaction behaves as `unit.py` needs it."""
 
 from typing import Any
 
@@ -37,10 +37,25 @@ def connect(dsn: str, service: str) -> Engine:
     return _postgresql(url.render_as_string(hide_password=False), service, given)
 
 
+def adopt(engine: Engine) -> Engine:
+    """The caller's engine, if it suits.
+
+    Raises TypeError for what is no Engine (an AsyncEngine), and ValueError for one of another driver.
+    """
+    hint = "give the database's URL: the participant then makes an engine of its own"
+    if not isinstance(engine, Engine):
+        raise TypeError(f"database: expected a URL or a SQLAlchemy Engine, got {type(engine).__name__}: {hint}")
+    if engine.dialect.name == "sqlite":
+        return engine
+    if engine.dialect.driver != "psycopg" or engine.dialect.is_async:
+        got = f"{engine.dialect.name}+{engine.dialect.driver}{' of an AsyncEngine' if engine.dialect.is_async else ''}"
+        raise ValueError(f"database: expected an Engine of postgresql+psycopg, got {got}: {hint}")
+    return engine
+
+
 def _postgresql(url: str, service: str, arguments: dict[str, Any]) -> Engine:
     return create_engine(
         url,
-        isolation_level="READ COMMITTED",
         # One thread, one transaction at a time; a second for housekeeping.
         pool_size=1,
         max_overflow=1,

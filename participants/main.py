@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 
 from kompensate.outbox.retention import Retention, drop
 from kompensate.outbox.tables import check_tables, create_tables, ensure_partitions
-from kompensate.participants.database import connect
+from kompensate.participants.database import adopt, connect
 from kompensate.participants.kafka import KafkaGrave, KafkaSource
 from kompensate.participants.participant import Participant
 from kompensate.participants.runner import Runner
@@ -46,7 +46,7 @@ class Service:
     ) -> None:
         self._participant = participant
         self._own_engine = isinstance(database, str)
-        self._engine = connect(database, participant.name) if isinstance(database, str) else database
+        self._engine = connect(database, participant.name) if isinstance(database, str) else adopt(database)
         self._bootstrap = bootstrap
         self._prefix = prefix
         self._kafka = dict(kafka or {})
@@ -118,7 +118,7 @@ class Service:
         undo.callback(source.close)
         source.check(dead)
         grave = KafkaGrave(self._bootstrap, dead, self._kafka)
-        self._unit = Unit(self._participant, self._engine)
+        self._unit = Unit(self._participant, self._engine, group_seconds=self._settings.group_seconds)
         log.info("participant %s joins to take %s from %s", name, ", ".join(self._participant.contracts), commands)
         return Runner(source, grave, self._unit.handle, self._settings, chore=self._keep_house)
 

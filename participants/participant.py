@@ -13,6 +13,7 @@ Declaring starts nothing and connects to nothing.
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints, is_typeddict, overload
 
 from kompensate.participants.outcome import Call
@@ -39,7 +40,7 @@ class BadHandler(TypeError):
     """A function cannot be a handler; the text says what a handler looks like."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: what is asked of it for each command is found out once
 class Handler:
     """A function with the contract it serves. `offers` names what it asks for, by parameter."""
 
@@ -49,12 +50,12 @@ class Handler:
     offers: tuple[tuple[str, str], ...]
     result_name: str | None
 
-    @property
+    @cached_property
     def is_async(self) -> bool:
         """Is it a coroutine function?"""
         return inspect.iscoroutinefunction(self.function)
 
-    @property
+    @cached_property
     def wants_session(self) -> bool:
         """Does it ask for a Session, of either kind?"""
         return self._wants("session", "async session")
@@ -69,7 +70,7 @@ class Handler:
         """Does it work on psycopg's own connection? Then its database has to be PostgreSQL."""
         return self._wants("driver", "cursor")
 
-    @property
+    @cached_property
     def writes(self) -> bool:
         """Whether it can touch the database: one that cannot needs no savepoint."""
         return any(offer != "call" for _, offer in self.offers)

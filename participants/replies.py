@@ -9,11 +9,11 @@ from typing import Any
 from uuid import uuid4
 
 from kompensate.outbox.inbox import Entry
-from kompensate.outbox.writer import Row, reply_row
+from kompensate.outbox.writer import Row
 from kompensate.participants.participant import Handler, Participant
 from kompensate.schemas.envelope import content_type
 from kompensate.schemas.formats import payloads_of
-from kompensate.schemas.messages import JSON, Command, Outcome, Reply
+from kompensate.schemas.messages import JSON, Command, Outcome
 from kompensate.schemas.payloads import encode, has_fields
 
 REASON_CHARS_MAX = 2000  # of an exception's text: it goes into the inbox, the reply and the saga's history
@@ -35,6 +35,15 @@ def done(participant: Participant, handler: Handler, command: Command, result: o
     name = kind.__name__ if has_fields(kind) else handler.result_name or "Done"
     payload = payloads_of(participant.payloads, command.source, command.saga_id).encode(result)
     return Answer("done", f"{participant.name}.{name}", payload, content_type(payload))
+
+
+def said(error: BaseException) -> str:
+    """An exception in words that can be written anywhere: its text may be no Unicode, or not to be had at all."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception as failing:
+        text = f"{type(error).__name__}, whose text cannot be had ({type(failing).__name__})"
+    return _plain(text)
 
 
 def refused(participant: Participant, reason: str, detail: object) -> Answer:
@@ -64,21 +73,31 @@ def stored(entry: Entry) -> Answer:
 
 
 def address(participant: Participant, command: Command, answer: Answer) -> Row:
-    """The outbox row that takes `answer` to whoever sent `command`. Each is a row of its own, repeats too."""
-    reply = Reply(
-        id=str(uuid4()),
-        command_id=command.id,
-        saga_id=command.saga_id,
+    """The outbox row that becomes the reply to whoever sent `command`, by its saga. Repeats are rows of their own."""
+    row_id = uuid4()
+    return Row(
+        id=row_id,
+        aggregatetype=command.reply_to,
+        aggregateid=command.saga_id,
         type=answer.type,
-        source=participant.source,
-        outcome=answer.outcome,
         payload=answer.payload,
+        partition=command.reply_partition,
+        ce_id=str(row_id),
+        ce_source=participant.source,
         content_type=answer.content_type,
-        trace=command.trace,
+        ce_correlationid=command.saga_id,
+        ce_causationid=command.id,
+        ce_replyoutcome=answer.outcome,
+        traceparent=command.trace.parent,
+        tracestate=command.trace.state,
     )
-    return reply_row(reply, command.reply_to, command.reply_partition)
 
 
 def _no(participant: Participant, outcome: Outcome, name: str, reason: str, detail: object) -> Answer:
-    payload = encode({"reason": reason[:REASON_CHARS_MAX], "detail": detail})
+    payload = encode({"reason": _plain(reason)[:REASON_CHARS_MAX], "detail": detail})
     return Answer(outcome, f"{participant.name}.{name}", payload)
+
+
+def _plain(reason: object) -> str:
+    """Lone surrogates, which come from undecodable bytes, are in no encoding."""
+    return str(reason).encode("utf-8", "backslashreplace").decode()

@@ -1,6 +1,7 @@
 """The loop of a participant: takes whatever commands there are, has them handled as a group, commits offsets.
 
-A single command is handled at once; under load the group grows by itself while the one before it commits.
+A single command is handled at once; under load the group grows by itself while the one before it commits, up to what
+slow handlers leave room for: a group that ran out of its time says how many fit, and the next ones may double that.
 An offset is committed after the database transaction of every command below it. What is to be tried again
 waits in memory, and the offsets stay below it, so that a crash brings it back; behind a waiting command wait
 the later ones of its lane (its record key), so that order holds.
@@ -92,6 +93,7 @@ class Runner:
         self._stopping = Event()
         self._progress: dict[Place, _Progress] = {}
         self._waiting: dict[Hashable, deque[Parcel]] = {}
+        self._size = settings.group_max
         self._commit_due = 0.0
         self._chore_due = 0.0
 
@@ -123,7 +125,7 @@ class Runner:
         self._keep_house()
         now = self._clock()
         group = self._take_due(now)
-        room = min(self._settings.group_max - len(group), self._settings.waiting_max - self._waiting_count())
+        room = min(self._size - len(group), self._settings.waiting_max - self._waiting_count())
         if room > 0:
             timeout = 0.0 if group else self.idle_seconds()
             records = self._source.poll(room, timeout)
@@ -147,7 +149,7 @@ class Runner:
     def _take_due(self, now: float) -> list[Parcel]:
         """The first of every lane whose time has come; it stays at the head of its lane until it is settled."""
         due = [lane[0] for lane in self._waiting.values() if lane[0].due <= now]
-        return due[: self._settings.group_max]
+        return due[: self._size]
 
     def _handle(self, parcels: list[Parcel]) -> None:
         """Handle `parcels` until each is settled or waits, unless stopped or taken away meanwhile."""
@@ -199,9 +201,11 @@ class Runner:
         results = self._handle_group([self._order(parcel) for parcel in spoken], bury)
         for parcel, result in zip(spoken, results, strict=True):
             if isinstance(result, Later):
-                self._wait(parcel, counts=result.counts, outage=result.outage)
+                self._wait(parcel, result)
             else:
                 self._settle(parcel)
+        left = sum(isinstance(result, Later) and result.full for result in results)
+        self._size = len(results) - left if left else min(2 * self._size, self._settings.group_max)
 
     def _bury(self, dead: Sequence[tuple[Parcel, str]]) -> None:
         """Have the dead letters in Kafka before their group commits: a crash may double one, never lose it."""
@@ -255,13 +259,16 @@ class Runner:
         if progress is not None:
             progress.open.discard(parcel.record.offset)
 
-    def _wait(self, parcel: Parcel, *, counts: bool, outage: bool) -> None:
+    def _wait(self, parcel: Parcel, later: Later) -> None:
         """Have it tried again after a while; it is at the head of its lane, or goes behind those that are there."""
-        parcel.tries += counts
+        parcel.tries += later.counts
         lane = self._waiting.setdefault(parcel.lane, deque())
         if not lane or lane[0] is not parcel:
             lane.append(parcel)
-        seconds = self._settings.outage_seconds_max if outage else self._settings.retry_backoff(parcel.tries)
+        if later.full:
+            parcel.due = 0.0
+            return
+        seconds = self._settings.outage_seconds_max if later.outage else self._settings.retry_backoff(parcel.tries)
         parcel.due = self._clock() + seconds * self._uniform(0.8, 1.2)
 
     def _leaving(self, places: Sequence[Place], commit: bool) -> None:

@@ -11,6 +11,10 @@ class Settings:
     # (PGPROC_MAX_CACHED_SUBXIDS); beyond them every reader of the rows has to look on disk.
     group_max: int = 64
 
+    # Of a group's handlers together: what is left then is the next group's. The first of a group is answered with the
+    # last, and its rows are locked as long; below this a COMMIT to a slow disk still costs each command little.
+    group_seconds: float = 0.2
+
     # Runs of a handler that raises, before its command is answered failed; with the backoff about one second.
     tries_max: int = 4
     retry_seconds_first: float = 0.05

@@ -5,11 +5,12 @@
 
 Every command comes out as Settled (its answer is committed) or Later (nothing of it is). Where the
 transaction as a whole did not commit, or nobody knows whether it did, `Undone` says so: the same group again
-is always right, because the inbox answers for what was committed after all. READ COMMITTED is required: a
-claim that waited for another transaction must see what that one answered.
+is always right, because the inbox answers for what was committed after all. The transaction is READ COMMITTED: a
+claim that waited for another one must see what that one answered.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -77,12 +78,13 @@ class Settled:
 class Later:
     """Nothing of the command is committed. `counts`: it was tried, so its tries are fewer.
 
-    `outage`: what it needs is missing, and may be for long.
+    `outage`: what it needs is missing, and may be for long. `full`: its turn comes with the next group.
     """
 
     reason: str
     counts: bool
     outage: bool = False
+    full: bool = False
 
 
 Result: TypeAlias = Settled | Later
@@ -95,7 +97,16 @@ class Unit:
     Raises BadPayload for a type it cannot read, and BadHandler for a handler that this database does not suit.
     """
 
-    def __init__(self, participant: Participant, engine: Engine, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        participant: Participant,
+        engine: Engine,
+        clock: Callable[[], float] = time.time,
+        *,
+        group_seconds: float = math.inf,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`group_seconds`, by `timer`, are what the handlers of one group may take; `clock` is the time of day."""
         for handler in participant.handlers:
             check_type(handler.payload_type)
             check_suits(handler, engine)
@@ -103,6 +114,10 @@ class Unit:
         self._participant = participant
         self._engine = engine
         self._clock = clock
+        # Whatever the engine's is: AUTOCOMMIT would be no transaction at all. (SQLite has one level only.)
+        self._level = "READ COMMITTED" if engine.dialect.name == "postgresql" else None
+        self._group_seconds = group_seconds
+        self._timer = timer
         self._caller = Caller()
 
     def close(self) -> None:
@@ -122,12 +137,14 @@ class Unit:
         with connection:
             claimed = False
             try:
+                if self._level:
+                    connection.execution_options(isolation_level=self._level)
                 with guarded(connection):
                     group = _Group(self._participant, connection, self._caller, round(self._clock() * 1000))
                     group.claim(orders)
                     claimed = True
                     fault("participant.after_claim")
-                    results = [group.handle(order) for order in orders]
+                    results = self._handle_each(group, orders)
                     group.settle()
                     dead = [(n, r.dead) for n, r in enumerate(results) if isinstance(r, Settled) and r.dead]
                     if dead:
@@ -137,6 +154,17 @@ class Unit:
                 raise _reaction(error, connection, claimed) from error
         fault("participant.after_db_commit")
         return results
+
+    def _handle_each(self, group: "_Group", orders: Sequence[Order]) -> list[Result]:
+        """In order, the first one in any case, then while there is time."""
+        until = self._timer() + self._group_seconds
+        results: list[Result] = []
+        for order in orders:
+            if results and self._timer() >= until:
+                break
+            results.append(group.handle(order))
+        left = Later("its group has taken its time", counts=False, full=True)
+        return results + [left] * (len(orders) - len(results))
 
 
 @dataclass(slots=True)
@@ -240,7 +268,7 @@ class _Group:
                 return self._refuse(error)
             if isinstance(error, PayloadUnavailable):
                 return _put_off(order.command, error)
-            reason = f"handler of {handler.contract}: {type(error).__name__}: {error}"
+            reason = f"handler of {handler.contract}: {replies.said(error)}"
             if order.last or isinstance(error, (BadPayload, Misuse)):
                 log.exception("%s failed", _named(order.command), extra=_extra(order.command), exc_info=error)
                 return self._give_up(reason)
@@ -258,7 +286,7 @@ class _Group:
         try:
             return replies.refused(self.participant, error.reason, error.detail), None
         except BadPayload as bad:
-            return self._give_up(f"Refused({error.reason!r}): {bad}")
+            return self._give_up(f"Refused({error.reason!r}): {replies.said(bad)}")
 
     def _give_up(self, reason: str) -> tuple[Answer, str]:
         return replies.failed(self.participant, reason), reason
@@ -308,7 +336,7 @@ def _reaction(error: Exception, connection: Connection, claimed: bool) -> Except
     lost = connection.invalidated or bool(getattr(driver, "closed", False))
     if lost and not connection.invalidated:
         connection.invalidate()
-    text = f"{type(error).__name__}: {error}"
+    text = replies.said(error)
     if lost and not claimed:
         return Unreachable(text)
     return Undone(text, contended=any(_sqlstate(cause) in _CONTENDED for cause in _causes(error)))

@@ -82,7 +82,15 @@ declared = Saga(
     Order,
     [
         Step("charge", payments, Charge, undo=Refund, make_undo=make_refund, returns=Charged),
-        Step("again", payments, Charge, undo=Refund, limit="bank", priority=lambda s: int(s.input.cents)),
+        Step(
+            "again",
+            payments,
+            Charge,
+            undo=Refund,
+            limit="bank",
+            priority=lambda s: int(s.input.cents),
+            key=lambda s: s.input.order_id,
+        ),
     ],
 )
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from bench.figure import Figure
-from bench.figures import history, kernel, local, parked, restore, throughput, timers, whole
+from bench.figures import history, kernel, local, parked, restore, service, throughput, timers, whole
 from bench.ground import Ground
 
 FIGURES: dict[str, Callable[[Ground], list[Figure]]] = {
@@ -11,6 +11,7 @@ FIGURES: dict[str, Callable[[Ground], list[Figure]]] = {
     "engine": throughput.engine,
     "kernel": kernel.kernel,
     "local": local.local,
+    "service": service.service,
     "end_to_end": whole.end_to_end,
     "latency": whole.latency,
     "restore": restore.restore,

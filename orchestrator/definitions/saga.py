@@ -107,8 +107,7 @@ def _begin(context: Context, planned: PlannedStep, step: Step | SubSaga, scope: 
         message(step.command, step.make, scope),
         None if undo is None else message(undo, step.make_undo, scope),
         step.returns,
-        limit,
-        priority,
+        (limit, priority, None if step.key is None else step.key(scope)),
     )
 
 

@@ -51,7 +51,8 @@ class Step:
     participant's result. Where `when(scope)` is false the step is left out, and its result is None.
     Seconds: `resend_after` until the same command goes out again, `timeout` until the step is in doubt.
     `limit` names one of the application's limits: the command is sent once there is room under it; those of a higher
-    `priority` (a number, or a callable that takes the Scope) go first.
+    `priority` (a number, or a callable that takes the Scope) go first. `key` takes the Scope: commands with the key it
+    gives reach the service in the order in which they are sent, the undo among them (default: those of one saga do).
     """
 
     name: str
@@ -68,6 +69,7 @@ class Step:
     timeout: float | None = None
     limit: str = ""
     priority: Priority = 0
+    key: Callable[["Scope"], str] | None = None
 
     @property
     def undo_message(self) -> type | None:

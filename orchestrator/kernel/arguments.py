@@ -6,6 +6,8 @@ from kompensate.orchestrator.kernel.tables import KINDS
 SECONDS_MAX = MS_MAX // 1000
 PRIORITY_MAX = 1_000_000
 """Of either sign: more than anybody tells apart."""
+KEY_CHARS_MAX = 200
+"""Of an ordering key: as long as a saga's id, in whose place it stands."""
 
 
 def check_priority(where: str, priority: object, limit: str) -> None:
@@ -24,6 +26,15 @@ def check_limit(where: str, limit: str, priority: object, limits: tuple[str, ...
         raise ValueError(f"{where}: expected no limit where nobody waits for an answer, got {limit!r}")
     if priority != 0 or type(priority) is not int:
         check_priority(where, priority, limit)
+
+
+def note_key(keys: dict[int, str], number: int, where: str, key: object) -> None:
+    """Keep the key of the call of that number, if it has one. Raises ValueError for what is no record's key."""
+    if key is None:
+        return
+    if not isinstance(key, str) or not 0 < len(key) <= KEY_CHARS_MAX:
+        raise ValueError(f"{where}: expected a text of 1 to {KEY_CHARS_MAX} characters as key, got {key!r}")
+    keys[number] = key
 
 
 def check_local(kind: str, functions: dict[str, object], once: bool) -> None:

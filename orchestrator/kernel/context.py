@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Any, NoReturn, TypeVar
 
 from kompensate.orchestrator.kernel import combining
-from kompensate.orchestrator.kernel.arguments import check_kind, check_limit, check_local, ms_of
+from kompensate.orchestrator.kernel.arguments import check_kind, check_limit, check_local, ms_of, note_key
 from kompensate.orchestrator.kernel.contracts import Payloads, Planned, Recorded
 from kompensate.orchestrator.kernel.errors import ContinueAsNew
 from kompensate.orchestrator.kernel.events import CallMade
@@ -81,6 +81,7 @@ class Context:
         self.open: dict[int, Operation] = {}
         self.local: dict[int, LocalAsked] = {}
         self.past: dict[int, Policy] = {}
+        self.keys: dict[int, str] = {}
         self.recorded: Recorded | None = None
         self.attributes = b""
         self.payloads = self._payloads = payloads
@@ -119,6 +120,7 @@ class Context:
         policy: Policy | None = None,
         limit: str = "",
         priority: int = 0,
+        key: str | None = None,
     ) -> Operation:
         """Send `command` to `service`; await it for the participant's result.
 
@@ -129,7 +131,9 @@ class Context:
         doubt. Past the pivot neither attempts nor time have a limit but one that is said here, and then the saga is
         held at it. `policy` gives all of these as a plan stores them. `limit` names one of the application's limits:
         the command is sent once there is room under it, which no time-out counts; those of a higher `priority` go
-        first. The await raises StepRefused, StepFailed or StepInDoubt.
+        first. Commands with one `key` reach the service in the order in which they are sent, its compensation with it
+        (default: the saga's id, so that the commands of a saga do). The await raises StepRefused, StepFailed or
+        StepInDoubt.
         """
         check_kind(kind, undo)
         check_limit("call", limit, priority, self.limits, answered=kind != "notification")
@@ -148,23 +152,20 @@ class Context:
         )
         if policy is None and (retry or resend_after is not None or timeout is not None):
             self.past[made.number] = Policy.of(DEFAULT_POLICIES["retriable"], retry, resend_after, timeout)
+        note_key(self.keys, made.number, "call", key)
         return self._ask_call(made, returns, limit, priority)
 
     def planned(
-        self,
-        step: Planned,
-        command: object,
-        undo: object | None,
-        returns: Any,
-        limit: str = "",
-        priority: int = 0,
+        self, step: Planned, command: object, undo: object | None, returns: Any, order: tuple[str, int, str | None]
     ) -> Operation:
-        """`call` for a declared step, whose names and policy were checked when it was declared."""
+        """`call` for a declared step, checked when it was declared; `order` is its limit, priority and key."""
         encode, undo_type = self._payloads.encode, step.undo_type
         payload, undo_payload = encode(command), None if undo is None else encode(undo)
         number, name, service, kind = self._number + 1, step.name, step.service, step.kind
         made = CallMade(number, name, service, step.type, kind, payload, undo_type, undo_payload, step.policy)
+        limit, priority, key = order
         check_limit(f"step {name!r}", limit, priority, self.limits)
+        note_key(self.keys, number, f"step {name!r}", key)
         return self._ask_call(made, returns, limit, priority)
 
     def run(

@@ -12,7 +12,10 @@ from kompensate.orchestrator.kernel.values import value
 
 @value
 class SendCommand:
-    """Send this command. `expires_at` in milliseconds since the epoch; `compensates` the id it undoes, if any."""
+    """Send this command. `expires_at` in milliseconds since the epoch; `compensates` the id it undoes, if any.
+
+    `key` is its record's; empty: the saga's id.
+    """
 
     id: str
     service: str
@@ -23,6 +26,7 @@ class SendCommand:
     payload: bytes
     compensates: str | None
     expires_at: int | None
+    key: str = ""
 
 
 class RunWork(NamedTuple):

@@ -391,53 +391,25 @@ class SagaReset:
     reason: str
 
 
+@value
+class CallKeyed:
+    """The records of the call just made, its compensation's too, carry this key in the saga id's place."""
+
+    number: int
+    key: str
+
+
+# fmt: off
 Event: TypeAlias = (
-    SagaStarted
-    | CallMade
-    | CommandResent
-    | AttemptFailed
-    | AttemptMade
-    | CallSucceeded
-    | CallRefused
-    | CallFailed
-    | CallInDoubt
-    | LateReplyArrived
-    | SleepStarted
-    | SleepEnded
-    | ReceiveStarted
-    | SignalKept
-    | SignalReceived
-    | ReceiveTimedOut
-    | CancelRequested
-    | CancelRefused
-    | CompensationStarted
-    | UndoSent
-    | UndoFailed
-    | CallUndone
-    | SagaCompleted
-    | SagaCompensated
-    | SagaCancelled
-    | SagaFailed
-    | SagaPaused
-    | SagaQuarantined
-    | SagaResumed
-    | SagaConfigured
-    | StartDelayed
-    | PivotPassed
-    | ValuePublished
-    | PatchMarked
-    | UndoStarted
-    | UndoEnded
-    | SagaContinued
-    | OperatorActed
-    | SignalsRemembered
-    | AttributesSet
-    | CallQueued
-    | CallAdmitted
-    | SagaForked
-    | ForkHeld
-    | SagaReset
+    SagaStarted | CallMade | CommandResent | AttemptFailed | AttemptMade | CallSucceeded | CallRefused | CallFailed
+    | CallInDoubt | LateReplyArrived | SleepStarted | SleepEnded | ReceiveStarted | SignalKept | SignalReceived
+    | ReceiveTimedOut | CancelRequested | CancelRefused | CompensationStarted | UndoSent | UndoFailed | CallUndone
+    | SagaCompleted | SagaCompensated | SagaCancelled | SagaFailed | SagaPaused | SagaQuarantined | SagaResumed
+    | SagaConfigured | StartDelayed | PivotPassed | ValuePublished | PatchMarked | UndoStarted | UndoEnded
+    | SagaContinued | OperatorActed | SignalsRemembered | AttributesSet | CallQueued | CallAdmitted | SagaForked
+    | ForkHeld | SagaReset | CallKeyed
 )
+# fmt: on
 
 Asked: TypeAlias = (
     CallMade | SleepStarted | ReceiveStarted | PivotPassed | ValuePublished | PatchMarked | UndoStarted | AttributesSet

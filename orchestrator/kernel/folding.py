@@ -46,6 +46,7 @@ _CallEvent = (
     | e.CallUndone
     | e.CallQueued
     | e.CallAdmitted
+    | e.CallKeyed
 )
 
 
@@ -166,6 +167,10 @@ def _admitted(_: SagaState, call: Call, __: e.CallAdmitted, time: int) -> None:
     call.left = None
 
 
+def _keyed(_: SagaState, call: Call, event: e.CallKeyed, __: int) -> None:
+    call.key = event.key
+
+
 def _completed(state: SagaState, call: Call, event: e.CallSucceeded | e.CallInDoubt, __: int) -> None:
     state.completions += 1
     call.rank = state.completions
@@ -205,6 +210,7 @@ _CALL_APPLY: dict[type, Callable[..., None]] = {  # each is called with its own 
     e.CallUndone: _nothing,
     e.CallQueued: _queued,
     e.CallAdmitted: _admitted,
+    e.CallKeyed: _keyed,
 }
 
 

@@ -180,6 +180,8 @@ def _record_call(turn: Turn, program: Program, asked: e.CallMade | LimitedAsked 
     if state.pivot is _DONE and call.kind not in _PAST_PIVOT and not isinstance(asked, ChildAsked):
         call = replace(call, kind="retriable", undo_type=None, undo_payload=None, policy=_retriable(program, call))
     turn.emit(call)
+    if number in program.keys:
+        turn.emit(e.CallKeyed(number, program.keys[number]))
     if isinstance(asked, LimitedAsked | ChildAsked) and asked.limit:
         attributes = asked.attributes if isinstance(asked, ChildAsked) else b""
         turn.emit(e.CallQueued(number, asked.limit, asked.priority, attributes))

@@ -149,6 +149,11 @@ class Program:
         """By number what calls are tried with past the pivot, of which the author said anything about that."""
         return self._context.past
 
+    @property
+    def keys(self) -> dict[int, str]:
+        """By number the keys of calls that have one of their own."""
+        return self._context.keys
+
     def goes_live(self) -> None:
         """The replay is over: what the program asks for from now on is not recorded yet."""
         self._context.recorded = None

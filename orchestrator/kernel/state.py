@@ -32,7 +32,8 @@ class Call:
     `rank` its place in the order of completion (0: not completed), `id` the command that is out,
     `doubted` that it was once in doubt, `late` the outcome that came after that. `limit` is what it is sent under
     (empty: nothing), with its `priority` there and since when it was last `queued_at`; while it is queued `left` is
-    what is left of its time-out, and `attributes` what a child is to start with.
+    what is left of its time-out, and `attributes` what a child is to start with. `key` orders its commands (empty: the
+    saga's id does).
     """
 
     made: e.CallMade
@@ -51,6 +52,7 @@ class Call:
     queued_at: int = 0
     left: int | None = None
     attributes: bytes = b""
+    key: str = ""
 
     @property
     def undoable(self) -> bool:

@@ -132,6 +132,7 @@ SAGA: dict[tuple[Status | None, type], Status] = {
             e.AttributesSet,
             e.CallQueued,
             e.CallAdmitted,
+            e.CallKeyed,
         )
     },
     **{(s, kind): s for s in _UNDER_WAY for kind in (e.UndoSent, e.UndoFailed, e.CallUndone)},
@@ -147,6 +148,7 @@ SAGA: dict[tuple[Status | None, type], Status] = {
 CALL: dict[tuple[CallStatus | None, type], CallStatus] = {
     (None, e.CallMade): _C.SENT,
     (_C.SENT, e.CommandResent): _C.SENT,
+    (_C.SENT, e.CallKeyed): _C.SENT,
     (_C.SENT, e.CallQueued): _C.QUEUED,
     (_C.QUEUED, e.CallAdmitted): _C.SENT,
     (_C.QUEUED, e.CallSucceeded): _C.DONE,

@@ -88,10 +88,11 @@ class Turn:
             type_, payload = made.undo_type, made.undo_payload or b""
             # A registered compensation undoes no command: the participant runs it as any other.
             phase, undone = ("compensate", call.forward_id) if made.type else ("forward", None)
-            sent = SendCommand(id_, service, type_, step, phase, attempt, payload, undone, None)
+            sent = SendCommand(id_, service, type_, step, phase, attempt, payload, undone, None, call.key)
         else:
             expires_at = call.timeout_at if made.kind == "compensatable" else None
-            sent = SendCommand(id_, service, made.type, step, "forward", attempt, made.payload, None, expires_at)
+            asked = made.type, step, "forward", attempt, made.payload
+            sent = SendCommand(id_, service, *asked, None, expires_at, call.key)
         self.effects.append(sent)
 
     def _run(self, call: Call) -> None:

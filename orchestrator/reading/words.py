@@ -57,6 +57,7 @@ _DETAILS: dict[type, Callable[[Any], str]] = {
     e.StartDelayed: lambda event: f"{event.definition}, starts {timestamp(event.until)}",
     e.SagaConfigured: _configured,
     e.CallMade: _called,
+    e.CallKeyed: lambda event: f"key {event.key}",
     e.CallQueued: lambda event: f"limit {event.limit}" + (f", priority {event.priority}" if event.priority else ""),
     e.AttemptFailed: _error,
     e.CallRefused: _error,

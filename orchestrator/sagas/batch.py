@@ -133,7 +133,7 @@ class Batch:
         return OutRecord(self._topics.requests, partition, request.saga_id.encode(), request.payload, request.headers())
 
     def _command(self, effect: SendCommand, state: SagaState) -> OutRecord:
-        """A command's record, keyed by the saga: librdkafka's murmur2 places it on the service's topic."""
+        """A command's record, keyed by the saga or as its step says: librdkafka's murmur2 of that places it."""
         started = state.started
         assert started is not None  # only started sagas send
         service = effect.service
@@ -147,7 +147,8 @@ class Batch:
             effect.expires_at,
             Trace(started.traceparent, started.tracestate) if started.traceparent else NOT_TRACED,
         )
-        return OutRecord(self._topics.commands(service), None, state.saga_id.encode(), effect.payload, headers)
+        key = (effect.key or state.saga_id).encode()
+        return OutRecord(self._topics.commands(service), None, key, effect.payload, headers)
 
     def send(self, commands: list[OutRecord]) -> None:
         """These commands go out."""

@@ -14,6 +14,7 @@ from tests.kernel import (
     test_children,
     test_forking,
     test_forward,
+    test_keys,
     test_language,
     test_limits,
     test_local,
@@ -25,7 +26,7 @@ from tests.kernel import (
 )
 
 STORIES = (
-    *(test_attributes, test_children, test_forking, test_forward, test_language, test_limits),
+    *(test_attributes, test_children, test_forking, test_forward, test_keys, test_language, test_limits),
     *(test_local, test_orders, test_pivot, test_resetting, test_undoing, test_waiting),
 )
 

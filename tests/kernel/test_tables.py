@@ -66,6 +66,7 @@ SAMPLES: dict[type, e.Event] = {
         e.SagaForked("order-0", "0.1", 5, 2, 1, "ann", "why"),
         e.ForkHeld("order-0", "why"),
         e.SagaReset("order-2", 2, "ann", "why"),
+        e.CallKeyed(1, "account-7"),
     )
 }
 

@@ -142,6 +142,25 @@ def test_what_is_there_is_one_group() -> None:
     assert [len(group) for group in unit.groups] == [64, 8]
 
 
+def test_groups_shrink_to_what_slow_handlers_leave_room_for() -> None:
+    """A group that ran out of time makes the next ones as small as what it did; in time they grow again."""
+    unit, fits = FakeUnit(), [5]
+
+    def handle(orders: Sequence[Order], bury: Bury) -> list[Result]:
+        done = unit.handle(orders, bury)[: fits[0]]
+        return done + [Later("full", counts=False, full=True)] * (len(orders) - len(done))
+
+    rig = Rig(handle, FakeSource(several(*map(str, range(300)))))
+    for _ in range(6):
+        rig.runner.turn()
+    assert [len(group) for group in unit.groups] == [64, 5, 10, 5, 10, 5]
+    assert unit.groups[1] == list("56789"), "expected what was left to come next, in order"
+    fits[0] = 1_000
+    rig.turns(lambda: rig.source.committed == {P0: 300})
+
+    assert max(len(group) for group in unit.groups[6:]) == 64
+
+
 def test_a_waiting_command_holds_its_offset_and_its_lane(world: World) -> None:
     """While a command is tried again the offset stays below it, its saga waits in order, others go on."""
     commands = [forward("a", "raise"), forward("b"), forward("c", saga_id="s2")]
@@ -177,6 +196,18 @@ def test_an_unreadable_record_is_kept_and_passed(world: World) -> None:
 
     assert world.effects() == {("a", "take"): 1}
     assert [letter.record for letter in rig.grave.letters] == [junk]
+
+
+def test_a_command_without_a_key_is_a_lane_of_its_own(world: World) -> None:
+    """Somebody else's producer left the key out: it is done and answered to its saga, and nobody waits behind it."""
+    commands = [forward("a", "raise"), forward("b"), forward("c")]
+    records = [replace(record(command, n), key=None) for n, command in enumerate(commands)]
+    rig = Rig(world.unit.handle, FakeSource(records), settings=replace(QUICK, retry_seconds_first=60.0))
+    rig.runner.turn()
+
+    assert world.effects() == {("b", "take"): 1, ("c", "take"): 1}
+    assert world.rows("SELECT DISTINCT aggregateid FROM outbox") == [("saga-1",)]
+    assert rig.source.committed == {P0: 0}
 
 
 def test_a_spoilt_header_is_answered_failed(world: World) -> None:

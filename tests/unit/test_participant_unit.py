@@ -1,15 +1,19 @@
 """The transaction of a group on SQLite: what is kept, undone and answered. (PostgreSQL: integration.)"""
 
+import asyncio
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from kompensate.participants.database import connect
+from kompensate.participants.outcome import Refused
 from kompensate.participants.participant import Participant
-from kompensate.participants.unit import Later, Settled, Undone
+from kompensate.participants.unit import Later, Settled, Undone, Unit
 from tests.fixtures.participants import (
     How,
     World,
@@ -20,6 +24,7 @@ from tests.fixtures.participants import (
     plain_stock,
     stock,
     take,
+    take_plainly,
 )
 
 
@@ -165,6 +170,66 @@ def test_two_services_may_share_a_database(tmp_path: Path) -> None:
     ]
 
 
+class Dumb(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("nothing to say")
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "told"),
+    [
+        (ValueError("garbage \udcff"), "failed", "ValueError: garbage \\udcff"),
+        (Dumb(), "failed", "Dumb, whose text cannot be had (RuntimeError)"),
+        (SystemExit(3), "failed", "expected the handler to return or raise an Exception, got SystemExit(3)"),
+        (asyncio.CancelledError(), "failed", "got CancelledError()"),
+        (ExceptionGroup("many", [ValueError("one")]), "failed", "ExceptionGroup: many"),
+        (Refused("garbage \udcff"), "refused", "garbage \\udcff"),
+        (Refused(7), "refused", "7"),  # type: ignore[arg-type]  # an author's mistake
+        (Refused("no", why="\udcff"), "failed", "surrogates not allowed"),
+        (Refused("no\0", why="\0"), "refused", "no"),
+    ],
+)
+def test_whatever_a_handler_raises_is_an_answer(tmp_path: Path, error: BaseException, outcome: str, told: str) -> None:
+    """What it says may be no text, or it may mean to end the process: the command is answered, its group is kept."""
+    raising = Participant("stock")
+    raising.handles(take_plainly)
+
+    @raising.handles("GiveBack")
+    def raise_it(command: dict[str, str]) -> None:
+        raise error
+
+    world = World(connect(f"sqlite:///{tmp_path}/stock.db", "stock"), raising)
+    odd = replace(forward("b"), type="stock.GiveBack")
+    assert world.outcomes(forward("a"), odd, forward("c")) == ["done", outcome, "done"]
+
+    reply = world.payload("b")
+    assert isinstance(reply, dict)
+    assert told in reply["reason"]
+    assert all(reason.encode() for _, reason in world.dead)
+
+
+def test_slow_handlers_end_a_group_early(tmp_path: Path) -> None:
+    """What a group's time does not reach is left to the next one, unclaimed and untried; one is always done."""
+    now = [0.0]
+    slow = Participant("stock")
+
+    @slow.handles("Take")
+    def take_long(command: dict[str, str], connection: Connection) -> None:
+        now[0] += 0.3
+
+    engine = connect(f"sqlite:///{tmp_path}/stock.db", "stock")
+    world = World(engine, slow)
+    world.unit = Unit(slow, engine, group_seconds=0.5, timer=lambda: now[0])
+    commands = [forward(each, saga_id=each) for each in "abcd"]
+    results = world.handle(*commands)
+
+    assert [getattr(result, "full", None) for result in results] == [None, None, True, True]
+    assert world.inbox().keys() == {"a", "b"}
+    now[0] = -100.0  # a time-out of none at all is no reason to do nothing
+    world.unit = Unit(slow, engine, group_seconds=0.0, timer=lambda: now[0])
+    assert world.outcomes(*commands[2:]) == ["done", "Later"]
+
+
 def test_an_answer_too_large_is_failed(world: World) -> None:
     """A result above the limit undoes the handler and is answered failed at once: trying again cannot help."""
     assert world.outcomes(forward("a", "oversize"), last=False) == ["failed"]
@@ -234,6 +299,21 @@ def test_an_expired_command_is_not_done(world: World) -> None:
     assert world.inbox()["a"] == ("answered", "expired")
 
 
+@pytest.mark.parametrize(
+    ("wrong_by", "outcomes"), [(3600, ["expired", "expired", "done"]), (-3600, ["done", "done", "done"])]
+)
+def test_a_clock_that_is_wrong_loses_nothing(world: World, wrong_by: int, outcomes: list[str]) -> None:
+    """Ahead, commands in time are answered expired, with both times; behind, late ones are done, then undone."""
+    command = replace(forward("a"), expires_at=round(world.now * 1000) + (1_000 if wrong_by > 0 else -1_000))
+    world.now += wrong_by
+
+    assert world.outcomes(command, command, compensation("a")) == outcomes
+    assert world.effects() == ({} if wrong_by > 0 else {("a", "take"): 1, ("undo-a", "give_back"): 1})
+    if wrong_by > 0:
+        told = json.loads(bytes(world.rows("SELECT payload FROM outbox WHERE ce_causationid = 'a'")[0][0]))
+        assert told["reason"] == f"expired at {command.expires_at}, read at {round(world.now * 1000)} (ms)"
+
+
 def test_a_claim_that_somebody_holds_is_waited_for(world: World) -> None:
     """A claimed row of another (an external call is out) is neither run nor undone until it is answered."""
     with world.engine.begin() as connection:
@@ -252,6 +332,7 @@ def test_a_claim_that_somebody_holds_is_waited_for(world: World) -> None:
         ({"type": "stock.Nope"}, "expected one of stock.GiveBack, stock.Take, got 'stock.Nope'"),
         ({"payload": b"\xff"}, "payload Take"),
         ({"payload": None}, "got no value"),
+        ({"payload": b'{"how":"\xff"}'}, "'utf-8' codec can't decode byte 0xff"),
         ({"payload": b'{"how":7}'}, "Expected `str`, got `int`"),
         ({"content_type": "application/avro"}, "expected content type application/json, got 'application/avro'"),
     ],

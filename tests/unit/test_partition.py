@@ -2,12 +2,12 @@
 
 import gc
 
-from kompensate.orchestrator import Application
+from kompensate.orchestrator import Application, Saga, Step
 from kompensate.orchestrator.sagas.entry import Awake
 from kompensate.orchestrator.sagas.journal import read_watermark
 from kompensate.schemas import codec
 from kompensate.schemas.messages import SIGNAL, Command
-from tests.fixtures.driving import APP, CHECKOUT, SERVICES, Order
+from tests.fixtures.driving import APP, CHECKOUT, SERVICES, Charge, Order, Refund, payments
 from tests.fixtures.partitions import EPOCH, IDS, PARTITIONS, TOPICS, Input, Shop, header, keys
 
 
@@ -102,6 +102,20 @@ def test_a_command_says_where_its_answer_goes() -> None:
     assert (command.reply_to, command.reply_partition) == ("shop.replies.inventory", 0)
     assert (command.source, command.saga_type) == ("kompensate:shop", "checkout")
     assert (command.trace.parent, command.trace.state) == ("00-1-2-01", "a=b")
+
+
+def test_a_command_with_a_key_is_placed_by_it() -> None:
+    """The record has the step's key; whose command it is, and where its answer goes, is the saga's as always."""
+    charge = Step("charge", payments, Charge, undo=Refund, key=lambda scope: "account-«7»")
+    shop = Shop(Application(APP, [Saga("checkout", Order, [charge])], services=SERVICES, partitions=PARTITIONS))
+    records = [
+        r for r in [*shop.do(shop.start()), *shop.do(shop.reply(outcome="refused"))] if r.topic == "payments.commands"
+    ]
+
+    [record] = records
+    command = Command.parse(record.headers, record.value)
+    assert (record.partition, record.key) == (None, "account-«7»".encode())
+    assert (command.saga_id, command.reply_partition) == (IDS[0], 0)
 
 
 def test_a_duplicate_start_changes_nothing() -> None:

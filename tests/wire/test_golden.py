@@ -94,7 +94,7 @@ def test_every_kind_has_a_sample() -> None:
     text = "".join(path.read_text() for path in FILES)
 
     later = (*samples.LATER_EVENTS, *samples.CONTINUED_EVENTS, *samples.ATTRIBUTES_EVENTS, *samples.LIMITED_EVENTS)
-    sampled = (*samples.EVENTS, *later, *samples.FORKED_EVENTS)
+    sampled = (*samples.EVENTS, *later, *samples.FORKED_EVENTS, *samples.KEYED_EVENTS)
     assert {type(event) for event in sampled} == set(EVENTS)
     assert {codec.schema_id(value) for value in samples.records().values()} == set(codec.FILES)
     assert all(f'"{kind.__name__}"' in text for kind in EVENTS)
