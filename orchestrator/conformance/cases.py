@@ -260,6 +260,17 @@ def _no_headers(talk: Talk) -> None:
     _check_letter(talk, junk)
 
 
+@_case("spoilt-headers")
+def _spoilt_headers(talk: Talk) -> None:
+    """A command whose headers no database can hold, or that name no partition, becomes a dead letter; others go on."""
+    spoilt = [("ce_id", b"an id\x00with NUL"), ("ce_replypartition", b"first")]
+    records = [talk.record(talk.command(), [header])._replace(value=header[1]) for header in spoilt]
+    talk.wire.send(records)
+    _goes_on(talk, talk.home(talk.saga()))
+    for record in records:
+        _check_letter(talk, record)
+
+
 @_case("null-headers")
 def _null_headers(talk: Talk) -> None:
     """A header with a null value is as one that is absent."""

@@ -1,12 +1,16 @@
 """The conformance kit on real Kafka and PostgreSQL: a Python participant that is right passes, others do not."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from confluent_kafka import Producer
 from sqlalchemy import text
 
+from kompensate.orchestrator.cli.conform import conform
 from kompensate.orchestrator.conformance.cases import CASES
 from kompensate.orchestrator.conformance.kafka import KafkaWire
 from kompensate.orchestrator.conformance.kit import Result, run
@@ -14,66 +18,87 @@ from kompensate.outbox.main import RelayService, RelaySettings
 from kompensate.participants import kafka as door
 from kompensate.participants.database import connect
 from kompensate.participants.main import Service
-from kompensate.participants.settings import Settings
 from tests.fixtures.conforming import BROKEN, SAMPLES, Counted, failed
 from tests.fixtures.outboxes import QUICK
 from tests.fixtures.participants import World, stock
 from tests.fixtures.topics import ServiceTopics
 
 PATIENCE_SECONDS = 30.0
-Try = Callable[[float], dict[str, Result]]
 
 
 @pytest.fixture
-def tried(kafka: str, topic_prefix: str, postgres: str) -> Iterator[Try]:
-    """Starts two processes' worth of `stock` and a relay; what the kit finds of them, by case."""
-    topics = ServiceTopics(kafka, topic_prefix)
-    topics.make()
+def at_work(kafka: str, topic_prefix: str, postgres: str) -> Iterator[World]:
+    """Two members of `stock` and a relay."""
+    ServiceTopics(kafka, topic_prefix).make()
     world = World(connect(postgres, "stock"))
+    relay = RelaySettings(postgres, kafka, service="stock", prefix=topic_prefix, limits=QUICK)
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(Service(stock, postgres, kafka, prefix=topic_prefix))
+        stack.enter_context(RelayService(relay))
+        yield world
+    world.engine.dispose()
+
+
+def tried(world: World, kafka: str, prefix: str) -> dict[str, Result]:
+    """What the kit finds, by case."""
 
     def count(saga_id: str) -> int:
         with world.engine.connect() as connection:
             found = connection.execute(text("SELECT count(*) FROM effect WHERE saga_id = :id"), {"id": saga_id})
             return int(found.scalar_one())
 
-    with ExitStack() as at_work:
-
-        def run_kit(patience: float) -> dict[str, Result]:
-            for _ in range(2):
-                at_work.enter_context(Service(stock, postgres, kafka, prefix=topic_prefix, settings=Settings()))
-            relay = RelaySettings(postgres, kafka, service="stock", prefix=topic_prefix, limits=QUICK)
-            at_work.enter_context(RelayService(relay))
-            subject = Counted("stock", SAMPLES, ("count",), count)
-            with KafkaWire(kafka, "stock", topic_prefix, {}) as wire:
-                return {result.case: result for result in run(wire, subject, topic_prefix, patience)}
-
-        yield run_kit
-    world.engine.dispose()
+    with KafkaWire(kafka, "stock", prefix, {}) as wire:
+        subject = Counted("stock", SAMPLES, ("count",), count)
+        return {result.case: result for result in run(wire, subject, prefix, PATIENCE_SECONDS)}
 
 
-def test_two_processes_of_a_participant_pass(tried: Try) -> None:
+def test_two_processes_of_a_participant_pass(at_work: World, kafka: str, topic_prefix: str) -> None:
     """Every case, with two members that hold the same commands at the same time."""
-    results = tried(PATIENCE_SECONDS)
+    results = tried(at_work, kafka, topic_prefix)
 
     assert failed(results) == set(), results
     assert list(results) == [*(case.name for case in CASES), "replies"]
 
 
-def test_a_participant_that_forgets_is_found(tried: Try) -> None:
+def test_the_command_on_real_servers(at_work: World, kafka: str, topic_prefix: str, tmp_path: Path) -> None:
+    """As its user runs it: JSON of each case on standard output, exit code 0."""
+    file = tmp_path / "stock.json"
+    file.write_text(
+        json.dumps({kind: {"type": one.type, "payload": json.loads(one.payload)} for kind, one in SAMPLES.items()})
+    )
+    place = ["--service", "stock", "--bootstrap", kafka, "--prefix", topic_prefix, "--timeout", f"{PATIENCE_SECONDS}"]
+
+    result = CliRunner().invoke(conform, [str(file), *place, "-o", "json"], catch_exceptions=False)
+
+    assert {case["result"] for case in json.loads(result.stdout)} == {"pass"}
+    assert result.exit_code == 0
+
+
+def test_a_participant_that_forgets_is_found(at_work: World, kafka: str, topic_prefix: str) -> None:
     """One whose empty compensations leave no mark fails the case that is named for it, on real servers too."""
     broken = next(one for one in BROKEN if one.rule == "an empty compensation leaves its mark")
 
     with broken.leave_out():
-        results = tried(PATIENCE_SECONDS)
+        results = tried(at_work, kafka, topic_prefix)
 
     assert "late-command" in failed(results) <= {"late-command", "compensation-race"}, results
 
 
-def test_a_participant_that_reads_uncommitted_commands_is_found(tried: Try, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Kafka's own clients do by default."""
+@pytest.fixture
+def uncommitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Participants read as Kafka's own clients do by default."""
     monkeypatch.setitem(door._OURS_CONSUMER, "isolation.level", "read_uncommitted")
 
-    results = tried(PATIENCE_SECONDS)
+
+@pytest.mark.usefixtures("uncommitted")
+def test_a_participant_that_reads_uncommitted_commands_is_found(
+    kafka: str, topic_prefix: str, request: pytest.FixtureRequest
+) -> None:
+    """It handles what was never sent, and fails that case alone."""
+    at_work = request.getfixturevalue("at_work")
+
+    results = tried(at_work, kafka, topic_prefix)
 
     assert failed(results) == {"aborted-command"}, results
 
@@ -89,7 +114,7 @@ def test_a_participant_that_does_not_run_is_found(kafka: str, topic_prefix: str)
     assert only.findings[0].got == "0 in 0.5 s"
 
 
-def test_other_traffic_does_not_disturb(tried: Try, kafka: str, topic_prefix: str) -> None:
+def test_other_traffic_does_not_disturb(at_work: World, kafka: str, topic_prefix: str) -> None:
     """Replies to others, and junk, on the kit's own topics are passed over."""
     with KafkaWire(kafka, "stock", topic_prefix, {}):
         pass  # makes the reply topic
@@ -98,4 +123,4 @@ def test_other_traffic_does_not_disturb(tried: Try, kafka: str, topic_prefix: st
         producer.produce(topic, b"\xff", b"\xff", headers=[("ce_causationid", b"\xff")])
     assert producer.flush(PATIENCE_SECONDS) == 0
 
-    assert failed(tried(PATIENCE_SECONDS)) == set()
+    assert failed(tried(at_work, kafka, topic_prefix)) == set()
