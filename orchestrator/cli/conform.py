@@ -6,6 +6,7 @@ from typing import TextIO
 
 import click
 
+from kompensate.orchestrator.cli.asking import quiet
 from kompensate.orchestrator.cli.exits import ERROR, leave
 from kompensate.orchestrator.cli.options import kafka_options
 from kompensate.orchestrator.cli.output import output_option, print_json, say
@@ -51,6 +52,7 @@ def conform(
         raise click.UsageError(f"{samples.name}: {error}") from error
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    quiet()
     try:
         with KafkaWire(bootstrap, service, prefix, kafka) as wire:
             results = list(_shown(run(wire, subject, prefix, timeout), output))

@@ -35,7 +35,7 @@ class KafkaWire:
         topics = Topics(APP, prefix)
         replies, dead = topics.replies(service), topics.dead(service)
         self._producer = ck.Producer({**self._options, "enable.idempotence": True, "acks": "all", "linger.ms": 1})
-        self._readers = [Reader(bootstrap, kafka), Reader(bootstrap, kafka)]
+        self._readers = [Reader(bootstrap, kafka, timeout=CALL_SECONDS) for _ in range(2)]
         try:
             self.command_partitions = self._readers[0].partitions(topics.commands(service))
             # A topic that was just made has no leaders to be asked for ends, nor anything to pass over.

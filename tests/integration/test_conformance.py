@@ -11,6 +11,7 @@ from confluent_kafka import Producer
 from sqlalchemy import text
 
 from kompensate.orchestrator.cli.conform import conform
+from kompensate.orchestrator.client_errors import MissingTopic
 from kompensate.orchestrator.conformance.cases import CASES
 from kompensate.orchestrator.conformance.kafka import KafkaWire
 from kompensate.orchestrator.conformance.kit import Result, run
@@ -112,6 +113,12 @@ def test_a_participant_that_does_not_run_is_found(kafka: str, topic_prefix: str)
 
     assert only.result == "fail"
     assert only.findings[0].got == "0 in 0.5 s"
+
+
+def test_a_service_without_topics_is_named(kafka: str, topic_prefix: str) -> None:
+    """Before anything is made or sent."""
+    with pytest.raises(MissingTopic, match=rf"expected topic {topic_prefix}stock\.commands, got"):
+        KafkaWire(kafka, "stock", topic_prefix, {})
 
 
 def test_other_traffic_does_not_disturb(at_work: World, kafka: str, topic_prefix: str) -> None:

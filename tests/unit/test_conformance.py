@@ -1,6 +1,7 @@
 """The conformance kit: passes a participant that keeps to the rules, and names the rule that another does not keep."""
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from kompensate.orchestrator.cli import conform as module
+from kompensate.orchestrator.cli import main
 from kompensate.orchestrator.cli.conform import conform
 from kompensate.orchestrator.conformance.cases import CASES
 from kompensate.orchestrator.conformance.subject import BadSubject, CannotCount, Sample, Subject, read
@@ -172,6 +174,19 @@ def test_wrong_usage(tmp_path: Path, text: str, service: str, message: str) -> N
 
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_without_kafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Exit code 5 and one line that names the address; librdkafka's own lines are not shown."""
+    monkeypatch.setattr("kompensate.orchestrator.conformance.kafka.CALL_SECONDS", 0.5)
+    file = tmp_path / "stock.json"
+    file.write_text(DONE)
+
+    result = CliRunner().invoke(main, ["conform", str(file), "--service", "stock", "--bootstrap", "127.0.0.1:1"])
+
+    assert result.exit_code == 5
+    assert re.fullmatch(r"Error: Kafka at 127\.0\.0\.1:1: expected an answer about .*\n", result.output)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_sample_is_sent_as_it_is_written() -> None:
