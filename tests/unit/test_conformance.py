@@ -16,7 +16,7 @@ from kompensate.orchestrator.cli.conform import conform
 from kompensate.orchestrator.conformance.cases import CASES
 from kompensate.orchestrator.conformance.subject import BadSubject, CannotCount, Sample, Subject, read
 from kompensate.participants.database import connect
-from tests.fixtures.conforming import BROKEN, SAMPLES, Broken, MemoryWire, failed, in_memory
+from tests.fixtures.conforming import BROKEN, SAMPLES, Broken, MemoryWire, Stuttering, failed, in_memory
 from tests.fixtures.participants import World
 
 DONE = '{"done": {"type": "stock.Take", "payload": {"how": "done"}}}'
@@ -29,6 +29,12 @@ def test_a_participant_that_keeps_to_all_rules_passes(tmp_path: Path) -> None:
 
     assert failed(results) == set(), results
     assert list(results) == [*(case.name for case in CASES), "replies"]
+
+
+@pytest.mark.slow
+def test_more_answers_than_deliveries_are_no_fault(tmp_path: Path) -> None:
+    """At least once, from Kafka to the handler and from the outbox to Kafka, is what everybody may rely on."""
+    assert failed(in_memory(tmp_path, wire=Stuttering)) == set()
 
 
 @pytest.mark.slow
