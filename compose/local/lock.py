@@ -23,6 +23,12 @@ ROOTS = {
     "+org.eclipse.jetty:jetty-security:12.0.34"
     "+org.eclipse.jetty:jetty-session:12.0.34"
     "+org.slf4j:slf4j-simple:1.7.36",
+    # What examples/languages/java runs on, and a compiler that needs no more than a JRE.
+    "java-participant": "org.apache.kafka:kafka-clients:4.3.1"
+    "+org.postgresql:postgresql:42.7.13"
+    "+com.fasterxml.jackson.core:jackson-databind:2.21.2"
+    "+org.slf4j:slf4j-simple:1.7.36"
+    "+org.eclipse.jdt:ecj:3.40.0",
 }
 
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from examples.checkout import orders
@@ -23,6 +24,8 @@ from examples.checkout.progress import Progress
 from examples.checkout.reading import StateReader, request_times
 from examples.checkout.shop import Shop, open_shop
 from examples.common.children import ROOT, ChildEnded, run
+from examples.common.ground import Program
+from examples.languages import build
 from kompensate.compose.local.errors import StackError
 
 DIRECTORY = ROOT / ".kompensate" / "demo"
@@ -51,6 +54,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--in-flight", type=int, default=200, metavar="N", help="sagas under way at a time (200)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
     parser.add_argument("--keep", action="store_true", help="leave servers and data for a look around")
+    parser.add_argument(
+        "--mixed", action="store_true", help="payments in Java and inventory in Go (examples/languages); needs `go`"
+    )
     parser.add_argument("--no-kills", action="store_true", help="kill nothing")
     parser.add_argument("--stack", type=Path, metavar="DIR", help="use the running stack of DIR, not one of its own")
     return parser.parse_args()
@@ -59,7 +65,11 @@ def _options() -> argparse.Namespace:
 def _demo(options: argparse.Namespace) -> int:
     chosen = list(orders.read())[: options.orders]
     own = options.stack is None
-    with open_shop(DIRECTORY if own else options.stack, own=own, keep=options.keep, say=print) as shop:
+    directory = DIRECTORY if own else options.stack
+    with (
+        TemporaryDirectory() as built,
+        open_shop(directory, own=own, keep=options.keep, say=print, programs=_programs(options, Path(built))) as shop,
+    ):
         figures, verdict = _carry_out(shop, chosen, options)
         _show_table(figures)
         for line in verdict.complaints():
@@ -72,11 +82,15 @@ def _demo(options: argparse.Namespace) -> int:
         return 0 if verdict.good else 1
 
 
+def _programs(options: argparse.Namespace, directory: Path) -> dict[str, Program]:
+    return {"payments": build.java(directory), "inventory": build.go(directory)} if options.mixed else {}
+
+
 def _carry_out(shop: Shop, chosen: list[Order], options: argparse.Namespace) -> tuple[dict[str, Any], Verdict]:
     """Run the orders, stop the shop and judge what is left in databases and topics."""
     load = Load(shop, chosen, options.in_flight)
     progress = Progress(len(chosen))
-    kills = Kills(shop, load, len(chosen), progress.say)
+    kills = Kills(shop, load, len(chosen), progress.say, payments=options.mixed)
 
     def tick() -> None:
         if not options.no_kills:

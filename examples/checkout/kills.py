@@ -21,7 +21,10 @@ class _Kill:
 class Kills:
     """Kills by progress. `takeover_seconds` is how long the killed worker's partitions stood still."""
 
-    def __init__(self, shop: Shop, load: Load, orders: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, shop: Shop, load: Load, orders: int, say: Callable[[str], None], *, payments: bool = False
+    ) -> None:
+        """`payments`: that service dies, too."""
         self.done: list[str] = []
         self.takeover_seconds: float | None = None
         self._shop = shop
@@ -32,6 +35,7 @@ class Kills:
         self._plan = [
             # Orders beyond their pivot wait for this one: only inventory can confirm them.
             _Kill("inventory", 0.2, 2.0),
+            *([_Kill("payments", 0.35, 1.0)] if payments else []),
             _Kill("worker-1", 0.45, None),
             _Kill("relay", 0.75, 1.0),
         ]

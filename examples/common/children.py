@@ -1,9 +1,8 @@
-"""Processes that a driver starts, kills and starts again, each with its log: `kompensate`, or a front of ours."""
+"""Processes that a driver starts, kills and starts again, each with its log: `kompensate`, or a program of ours."""
 
 import os
 import signal
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,14 +18,20 @@ class ChildEnded(RuntimeError):
 
 
 class Child:
-    """One process: `kompensate` with these `arguments`, or with `module` that module of ours."""
+    """One process: `kompensate` with these `arguments`, or another `program`."""
 
     def __init__(
-        self, name: str, arguments: Sequence[str], logs: Path, environment: Mapping[str, str], *, module: str = ""
+        self,
+        name: str,
+        arguments: Sequence[str],
+        logs: Path,
+        environment: Mapping[str, str],
+        *,
+        program: Sequence[str] = (COMMAND,),
     ) -> None:
         self.name = name
         self.log = logs / f"{name}.log"
-        self._program = (sys.executable, "-m", module, *arguments) if module else (COMMAND, *arguments)
+        self._program = (*program, *arguments)
         self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
 

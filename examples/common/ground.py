@@ -7,6 +7,7 @@ topics away, so that several examples, and several runs of one, can use the same
 
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,6 +34,8 @@ POLL_SECONDS = 0.05
 SESSION_MS = 6_000
 Tables = Callable[[Connection], None]
 """Makes a service's own tables and fills them; the caller commits."""
+Program = Callable[[str], Sequence[str]]
+"""The words that start a participant that is no Python, on the database of that URI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Parts:
     """A module that serves HTTP on 127.0.0.1:$PORT when it is run."""
     workers: Sequence[str] = ("worker-1",)
     environment: Mapping[str, str] = field(default_factory=dict)
+    programs: Mapping[str, Program] = field(default_factory=dict)
+    """What runs a service instead of `kompensate participant`, by service; its tables are made as ever."""
 
 
 class Ground:
@@ -74,21 +79,21 @@ class Ground:
         self.children = {
             name: Child(name, arguments, logs, self.environment) for name, arguments in self._commands().items()
         }
+        for service, words in parts.programs.items():
+            options = " ".join(f"{name}={value}" for name, value in self._membership(service).items())
+            member = {**self.environment, "KOMPENSATE_KAFKA": options}
+            self.children[service] = Child(service, (), logs, member, program=words(self.dsns[service]))
         if parts.front:
             web = {**self.environment, "PORT": str(self.port)}
-            self.children["front"] = Child("front", (), logs, web, module=parts.front)
+            self.children["front"] = Child("front", (), logs, web, program=(sys.executable, "-m", parts.front))
 
     def _commands(self) -> dict[str, list[str]]:
         """Arguments of `kompensate` for each process."""
         commands = {}
         for service, place in self.parts.participants.items():
-            # A named member that comes back takes its old place at once, instead of waiting for its own ghost to die.
-            options = {
-                "group.instance.id": f"{service}-1",
-                "session.timeout.ms": self._session_ms,
-                "heartbeat.interval.ms": self._session_ms // 3,
-            }
-            static = [part for name, value in options.items() for part in ("-X", f"{name}={value}")]
+            if service in self.parts.programs:
+                continue
+            static = [part for name, value in self._membership(service).items() for part in ("-X", f"{name}={value}")]
             commands[service] = ["participant", place, "--dsn", self.dsns[service], *static]
         if self.dsns:
             outboxes = [f"{service}={dsn}" for service, dsn in self.dsns.items()]
@@ -96,6 +101,14 @@ class Ground:
         for worker in self.parts.workers:
             commands[worker] = ["worker", "--slot", worker, "--session-timeout", f"{self._session_ms / 1000:g}"]
         return commands
+
+    def _membership(self, service: str) -> dict[str, object]:
+        """A named member that comes back takes its old place at once, instead of waiting for its own ghost to die."""
+        return {
+            "group.instance.id": f"{service}-1",
+            "session.timeout.ms": self._session_ms,
+            "heartbeat.interval.ms": self._session_ms // 3,
+        }
 
     def client(self) -> Client:
         """A client of the application."""

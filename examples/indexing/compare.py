@@ -44,7 +44,7 @@ def story(ground: Ground, folder: Path) -> None:
     """Rounds in which one goes first, then the other; the machine's other load falls on both."""
     port = free_port()
     environment = {"PORT": str(port), "INDEX": str(folder / "plain.sqlite")}
-    plain = Child("plain", (), folder, environment, module="examples.indexing.plain")
+    plain = Child("plain", (), folder, environment, program=(sys.executable, "-m", "examples.indexing.plain"))
     plain.start()
     try:
         documents = find(WARM + ROUNDS * DOCUMENTS)

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from examples.languages import build
 from kompensate.compose.local.stack import Stack
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +97,30 @@ def test_nothing_is_lost_or_doubled_by_three_kills(stack: Stack, demos: list[Dem
     assert [figures[name] for name in ("lost", "doubled", "unfinished", "wrong")] == [0, 0, 0, 0]
     assert figures["takeover_seconds"] > 0
     assert "$ kompensate history" in output
+    assert demo.left_over() == []
+    assert set(leftovers(stack)) <= set(before)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_services_in_other_languages_take_part(stack: Stack, demos: list[Demo], tmp_path: Path) -> None:
+    """120 orders with payments in Java and inventory in Go, each killed with -9: all end as they must."""
+    try:
+        build.go(tmp_path)
+    except build.Unavailable as error:
+        pytest.skip(str(error))
+    before = leftovers(stack)
+    file = tmp_path / "figures.json"
+    demo = Demo(stack, "--mixed", "--orders", "120", "--in-flight", "40", "--json", str(file))
+    demos.append(demo)
+
+    output, _ = demo.process.communicate(timeout=2 * DEADLINE_SECONDS)
+
+    assert demo.process.returncode == 0, output
+    figures = json.loads(file.read_text())
+    assert figures["killed"] == ["inventory", "payments", "worker-1", "relay"]
+    assert figures["completed"] + figures["compensated"] == figures["orders"] == 120
+    assert [figures[name] for name in ("lost", "doubled", "unfinished", "wrong")] == [0, 0, 0, 0]
     assert demo.left_over() == []
     assert set(leftovers(stack)) <= set(before)
 
