@@ -22,7 +22,7 @@ from typing import TypeAlias
 from kompensate.participants.ports import DeadLetter, Grave, Place, Record, Source, Unburied
 from kompensate.participants.reading import read
 from kompensate.participants.settings import Settings
-from kompensate.participants.unit import Bury, Later, Order, Result, Undone, Unreachable
+from kompensate.participants.unit import Bury, Later, Order, Result, Settled, Undone, Unreachable
 from kompensate.schemas.faults import fault
 from kompensate.schemas.messages import Command
 
@@ -186,15 +186,15 @@ class Runner:
     def _handle_once(self, group: _Group) -> None:
         mute = [parcel for parcel in group.parcels if parcel.command is None]
         if mute:
-            self._bury([(parcel, parcel.doom or "unreadable") for parcel in mute])
+            self._bury([(parcel, DeadLetter(parcel.record, parcel.doom or "unreadable")) for parcel in mute])
             for parcel in mute:
                 self._settle(parcel)
         spoken = [parcel for parcel in group.parcels if parcel.command is not None]
         if not spoken:
             return
 
-        def bury(dead: Sequence[tuple[int, str]]) -> None:
-            self._bury([(spoken[n], reason) for n, reason in dead])
+        def bury(dead: Sequence[tuple[int, Settled]]) -> None:
+            self._bury([(spoken[n], _letter(spoken[n], settled)) for n, settled in dead])
 
         results = self._handle_group([self._order(parcel) for parcel in spoken], bury)
         for parcel, result in zip(spoken, results, strict=True):
@@ -203,18 +203,18 @@ class Runner:
             else:
                 self._settle(parcel)
 
-    def _bury(self, dead: Sequence[tuple[Parcel, str]]) -> None:
+    def _bury(self, dead: Sequence[tuple[Parcel, DeadLetter]]) -> None:
         """Have the dead letters in Kafka before their group commits: a crash may double one, never lose it."""
-        for parcel, reason in dead:
+        for parcel, letter in dead:
             log.error(
                 "dead letter from %s/%d@%d, saga %s: %s",
                 *parcel.record.place,
                 parcel.record.offset,
                 parcel.command.saga_id if parcel.command else "unknown",
-                reason,
+                letter.reason,
                 extra={"command": parcel.command.id if parcel.command else None},
             )
-        self._grave.bury([DeadLetter(parcel.record, reason) for parcel, reason in dead if not parcel.buried])
+        self._grave.bury([letter for parcel, letter in dead if not parcel.buried])
         for parcel, _ in dead:
             parcel.buried = True
 
@@ -318,3 +318,7 @@ class Runner:
 
     def _waiting_count(self) -> int:
         return sum(len(lane) for lane in self._waiting.values())
+
+
+def _letter(parcel: Parcel, settled: Settled) -> DeadLetter:
+    return DeadLetter(parcel.record, settled.dead or "", settled.outcome, settled.stack)

@@ -28,6 +28,7 @@ from kompensate.participants.participant import Handler, Participant
 from kompensate.participants.ports import Unburied
 from kompensate.participants.replies import Answer
 from kompensate.participants.scratch import Misuse, Scratch, guarded, watch
+from kompensate.participants.stack import stack_of
 from kompensate.schemas.envelope import content_type
 from kompensate.schemas.faults import fault
 from kompensate.schemas.formats import payloads_of
@@ -67,10 +68,14 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The command has its answer. `dead` is the reason why it belongs among the dead letters, if it does."""
+    """The command has its answer. `dead` is the reason why it belongs among the dead letters, if it does.
+
+    `stack` is where its handler raised then, without values.
+    """
 
     outcome: Outcome
     dead: str | None = None
+    stack: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ class Later:
 
 
 Result: TypeAlias = Settled | Later
-Bury: TypeAlias = Callable[[Sequence[tuple[int, str]]], None]
+Bury: TypeAlias = Callable[[Sequence[tuple[int, Settled]]], None]
 
 
 class Unit:
@@ -112,7 +117,7 @@ class Unit:
     def handle(self, orders: Sequence[Order], bury: Bury) -> list[Result]:
         """Handle `orders` in one transaction; a result for each, in order.
 
-        `bury` is called before the commit with (index, reason) of those that are to be dead letters. Raises
+        `bury` is called before the commit with (index, result) of those that are to be dead letters. Raises
         Unreachable, Undone, and what `bury` raises.
         """
         try:
@@ -129,7 +134,7 @@ class Unit:
                     fault("participant.after_claim")
                     results = [group.handle(order) for order in orders]
                     group.settle()
-                    dead = [(n, r.dead) for n, r in enumerate(results) if isinstance(r, Settled) and r.dead]
+                    dead = [(n, r) for n, r in enumerate(results) if isinstance(r, Settled) and r.dead]
                     if dead:
                         bury(dead)
                     fault("participant.before_db_commit")
@@ -141,7 +146,10 @@ class Unit:
 
 @dataclass(slots=True)
 class _Group:
-    """One group in its transaction. `book` is what is known of every command it touches, as it goes."""
+    """One group in its transaction. `book` is what is known of every command it touches, as it goes.
+
+    `stack` is of the command in hand, where its handler failed for good.
+    """
 
     participant: Participant
     connection: Connection
@@ -154,6 +162,7 @@ class _Group:
     held: set[Hashable] = field(default_factory=set)
     rows: list[Row] = field(default_factory=list)
     scratch: Scratch | None = None
+    stack: str | None = None
 
     def claim(self, orders: Sequence[Order]) -> None:
         """Claim the commands and those that they compensate: the same rows guard both."""
@@ -170,7 +179,7 @@ class _Group:
         forward = None if command.compensates is None else self.book[command.compensates]
         verdict = judge(command, self.book[command.id], forward, self.now_ms)
         answer: Answer | Later
-        dead = None
+        dead = self.stack = None
         match verdict:
             case Verdict.RUN:
                 answer, dead = self._run(order)
@@ -185,7 +194,7 @@ class _Group:
         if self.book[command.id] is None:
             self.book[command.id] = Entry("answered", answer.outcome, answer.payload, answer.type, answer.content_type)
             self.settled.add(command.id)
-        return Settled(answer.outcome, dead)
+        return Settled(answer.outcome, dead, self.stack)
 
     def settle(self) -> None:
         """Write answers and replies; give up the claims that came to nothing."""
@@ -243,6 +252,7 @@ class _Group:
             reason = f"handler of {handler.contract}: {type(error).__name__}: {error}"
             if order.last or isinstance(error, (BadPayload, Misuse)):
                 log.exception("%s failed", _named(order.command), extra=_extra(order.command), exc_info=error)
+                self.stack = stack_of(error)
                 return self._give_up(reason)
             level = logging.INFO if isinstance(error, Retry) else logging.WARNING
             log.log(

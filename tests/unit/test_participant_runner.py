@@ -91,9 +91,10 @@ class FakeUnit:
             raise Unreachable("connection refused")
         if any(self._spoils(order) for order in orders):
             raise Undone("IntegrityError at COMMIT", contended=False)
-        bury([(n, order.doom) for n, order in enumerate(orders) if order.doom])
+        results = [Settled("failed" if order.doom else "done", order.doom) for order in orders]
+        bury([(n, result) for n, result in enumerate(results) if result.dead])
         self.done += [order.command.id for order in orders if not order.doom]
-        return [Settled("failed" if order.doom else "done", order.doom) for order in orders]
+        return list(results)
 
     def _spoils(self, order: Order) -> bool:
         return order.command.id in self.deadly or (order.command.id in self.poison and order.doom is None)
