@@ -199,7 +199,7 @@ class Runner:
         results = self._handle_group([self._order(parcel) for parcel in spoken], bury)
         for parcel, result in zip(spoken, results, strict=True):
             if isinstance(result, Later):
-                self._wait(parcel, counts=result.counts, outage=result.outage)
+                self._wait(parcel, result)
             else:
                 self._settle(parcel)
 
@@ -255,13 +255,16 @@ class Runner:
         if progress is not None:
             progress.open.discard(parcel.record.offset)
 
-    def _wait(self, parcel: Parcel, *, counts: bool, outage: bool) -> None:
+    def _wait(self, parcel: Parcel, result: Later) -> None:
         """Have it tried again after a while; it is at the head of its lane, or goes behind those that are there."""
-        parcel.tries += counts
+        parcel.tries += result.counts
         lane = self._waiting.setdefault(parcel.lane, deque())
         if not lane or lane[0] is not parcel:
             lane.append(parcel)
-        seconds = self._settings.outage_seconds_max if outage else self._settings.retry_backoff(parcel.tries)
+        seconds = result.seconds
+        if seconds is None:
+            outage, backoff = self._settings.outage_seconds_max, self._settings.retry_backoff
+            seconds = outage if result.outage else backoff(parcel.tries)
         parcel.due = self._clock() + seconds * self._uniform(0.8, 1.2)
 
     def _leaving(self, places: Sequence[Place], commit: bool) -> None:

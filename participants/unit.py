@@ -23,7 +23,7 @@ from kompensate.outbox.writer import Row
 from kompensate.participants import replies
 from kompensate.participants.barrier import Verdict, judge
 from kompensate.participants.calling import Caller, check_suits
-from kompensate.participants.outcome import Refused, Retry, call_of
+from kompensate.participants.outcome import Refused, Retry, Waits, call_of
 from kompensate.participants.participant import Handler, Participant
 from kompensate.participants.ports import Unburied
 from kompensate.participants.replies import Answer
@@ -82,12 +82,13 @@ class Settled:
 class Later:
     """Nothing of the command is committed. `counts`: it was tried, so its tries are fewer.
 
-    `outage`: what it needs is missing, and may be for long.
+    `outage`: what it needs is missing, and may be for long. `seconds`: when it is to be tried again, if that is known.
     """
 
     reason: str
     counts: bool
     outage: bool = False
+    seconds: float | None = None
 
 
 Result: TypeAlias = Settled | Later
@@ -245,7 +246,7 @@ class _Group:
             _raise_if_whole(error, self.connection)
             if scratch is not None:
                 scratch.undo()
-            if isinstance(error, Refused):
+            if isinstance(error, Refused | Waits):
                 return self._refuse(error)
             if isinstance(error, PayloadUnavailable):
                 return _put_off(order.command, error)
@@ -264,7 +265,11 @@ class _Group:
             )
             return Later(reason, counts=True), None
 
-    def _refuse(self, error: Refused) -> tuple[Answer | Later, str | None]:
+    def _refuse(self, error: Refused | Waits) -> tuple[Answer | Later, str | None]:
+        if (note := getattr(error, "note", None)) is not None:
+            note(self.connection)  # what outlives the handler's own writes
+        if isinstance(error, Waits):
+            return Later(str(error), counts=False, seconds=error.seconds), None
         try:
             return replies.refused(self.participant, error.reason, error.detail), None
         except BadPayload as bad:

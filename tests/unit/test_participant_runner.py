@@ -224,6 +224,27 @@ def test_what_is_missing_for_one_command_is_asked_for_seldom() -> None:
     assert unit.done.count("b") == 1
 
 
+def test_who_waits_is_asked_again_when_it_says() -> None:
+    """A handler that waits says for how long; it may take as often as it likes, and is no dead letter."""
+    unit = FakeUnit()
+
+    def handle(orders: Sequence[Order], bury: Bury) -> list[Result]:
+        results = unit.handle(orders, bury)
+        waits = rig.source.now < 30
+        return [
+            Later("in line", counts=False, seconds=3.0) if waits and order.command.id == "a" else result
+            for order, result in zip(orders, results, strict=True)
+        ]
+
+    rig = Rig(handle, FakeSource(several("a", "b")), settings=replace(QUICK, poll_seconds=0.5))
+    rig.turns(lambda: rig.source.committed == {P0: 2}, most=5_000)
+
+    assert 30 <= rig.source.now < 34
+    assert 9 <= unit.done.count("a") <= 14
+    assert unit.done.count("b") == 1
+    assert rig.grave.letters == []
+
+
 def test_a_dead_letter_comes_before_the_commit(world: World) -> None:
     """While the dead letter cannot be written, nothing of its group is committed."""
     rig = Rig(world.unit.handle, FakeSource([record(forward("a", "oversize"), 0)]), FakeGrave(refusals=3))
