@@ -109,6 +109,10 @@ def test_who_asks_no_more_holds_up_nobody(bank: Bank) -> None:
     assert outcome(bank.handle(gone)[0]) == "Later"
     assert waiting_in(bank) == ["b", "gone"]
 
+    bank.run("UPDATE saga_lock_wait SET seen_at = seen_at - 60")
+    bank.ask("a", LetGo())
+    assert bank.ask("c", Hold(["x"], wait=0)) == "done"
+
 
 def test_waiting_ends(bank: Bank) -> None:
     """After the time that was given it is refused, and the next in line does not wait for it."""
@@ -188,6 +192,13 @@ def test_a_circle_is_refused(bank: Bank, length: int) -> None:
     for command in reversed(wants[:-1]):
         assert outcome(bank.handle(command)[0]) == "done"
         bank.ask(command.saga_id, LetGo())
+
+
+def test_sagas_that_are_held_keep_theirs(bank: Bank) -> None:
+    """A hundred sagas that go no further: a hundred locks to be seen, each with its saga."""
+    bank.handle(*[bank.command(f"s{n}", Hold([f"sku:{n}"])) for n in range(100)])
+
+    assert [(held.name, held.owner.saga_id) for held in held_in(bank)] == [(f"sku:{n}", f"s{n}") for n in range(100)]
 
 
 def test_a_compensation_releases_what_its_command_took(bank: Bank) -> None:
