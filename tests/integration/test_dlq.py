@@ -1,12 +1,14 @@
 """Dead letters and quarantined records on real topics: listed, shown, handed in again once, discarded."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 from confluent_kafka import KafkaException, Producer
 
+from kompensate.orchestrator import Application, Context, saga
 from kompensate.orchestrator.asking.settling import Settler
 from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.client_errors import NotTaken, Superseded
@@ -17,9 +19,9 @@ from kompensate.participants.database import connect
 from kompensate.participants.main import Service
 from kompensate.participants.settings import Settings
 from kompensate.schemas import letters as q
-from tests.fixtures.fix_shell import Shell
+from tests.fixtures.fix_shell import Background, Shell
 from tests.fixtures.participants import World, compensation, forward, stock
-from tests.fixtures.stage import Stage
+from tests.fixtures.stage import CHECKOUT, Order, Stage
 from tests.fixtures.topics import ServiceTopics
 from tests.fixtures.waiting import wait_until
 
@@ -264,29 +266,60 @@ def test_many_are_discarded_at_a_rate(company: Company, desk: Shell) -> None:
     assert [letter["saga_id"] for letter in desk.json("dlq", "list", "--service", "stock")] == ["sf"]
 
 
+@saga("late")
+async def late(ctx: Context, order: Order) -> str:  # it waits for nothing
+    """Deployed when its first start was in the quarantine already."""
+    return order.order_id
+
+
 def test_a_quarantined_start_is_handed_in_again(stage: Stage, shell: Shell) -> None:
-    """What no worker could take yesterday begins its saga today, once; nobody takes disposals for rejections."""
+    """Too early it is put aside again, as a new letter; once its definition is there its saga begins, once."""
     with Client(stage.bootstrap, "shop", prefix=stage.prefix) as client:
-        asked = client.start("nothing", {"order_id": "1"}, saga_id="o-1")
+        asked = client.start("late", {"order_id": "1"}, saga_id="o-1")
         client.cancel("o-2")
         stage.play()
         [start] = shell.json("dlq", "list", "--where", "type=kompensate.start")
-        assert "got 'nothing'" in start["reason"]
+        assert "got 'late'" in start["reason"]
         full = shell.json("dlq", "show", start["letter"])
         assert (full["saga_id"], full["value"], full["answered"]) == ("o-1", {"order_id": "1"}, None)
-
         shell.ok("dlq", "discard", "--where", "saga=o-2", *WHY)
+
         shell.ok("dlq", "retry", start["letter"], *WHY)
         wait_until("it is asked for again", stage.play)
-
-        # Still unknown: it is in the quarantine again, as a new letter; the old one is disposed of.
         wait_until("the disposals", lambda: len(shell.json("dlq", "list")) == 1)
         [again] = shell.json("dlq", "list")
         assert again["origin"]["partition"] == asked.partition
         assert again["letter"] != start["letter"]
+        # Disposals are no rejections.
         assert client.outcome(asked).kind == "rejected"
-        missing = shell.run("show", "o-1")
-        assert "was rejected: saga 'o-1'" in missing.stderr
+        assert "was rejected: saga 'o-1'" in shell.run("show", "o-1").stderr
+
+        stage.application = Application("shop", [CHECKOUT, late], partitions=2)
+        stage.replace_workers()
+        shell.ok("dlq", "retry", "--where", "type=kompensate.start", *WHY)
+        wait_until("it is asked for again", stage.play)
+        assert [(each["saga_id"], each["status"]) for each in shell.json("list")] == [("o-1", "completed")]
+        assert shell.json("dlq", "list") == []
+
+
+@pytest.mark.slow
+def test_killed_while_it_hands_in(company: Company, desk: Shell, background: Background) -> None:
+    """kill -9 in the middle, then the same again: each letter went back once."""
+    for n in range(40):
+        company.send(b"%d" % n, n % 4, spoilt(f"u{n}"))
+    company.serve(replies=0, letters=40)
+    words = ["dlq", "retry", "--service", "stock", "--where", "answered=no", *WHY]
+
+    killed = background(desk, *words, "--rate", "30")
+    wait_until("the first are back", lambda: len(company.records(company.topics.commands)) > 45)
+    killed.kill()
+    killed.wait()
+    told = desk.run(*words, "--rate", "1000", "-o", "ids")
+
+    found = Counter(record.value for record in company.commands(80))
+    assert found == {b"%d" % n: 2 for n in range(40)}
+    assert 0 < len(told.stdout.split()) < 35
+    assert told.exit_code == 0
 
 
 def test_orders_and_wrong_usage(stage: Stage, shell: Shell) -> None:
