@@ -9,7 +9,9 @@ KompensateError
     ├── DamagedSaga      its records are there and do not read
     ├── AlreadyStarted   the saga id of a start was in use
     ├── StartRejected    a start lies in the quarantine
-    └── TimedOut         what was waited for did not happen in time
+    ├── TimedOut         what was waited for did not happen in time
+    ├── NotTaken         a topic refuses a letter that is handed in again
+    └── Superseded       somebody else disposes of the same topic's letters now
 """
 
 from kompensate.orchestrator.errors import KompensateError
@@ -49,3 +51,11 @@ class StartRejected(ClientError):
 
 class TimedOut(ClientError):
     """It did not happen within the time given; it may still."""
+
+
+class NotTaken(ClientError):
+    """A letter cannot be written where it came from; nothing was disposed of it. The text names both places."""
+
+
+class Superseded(ClientError):
+    """Two operators at once: whoever began later goes on. What was disposed before stands."""

@@ -1,4 +1,4 @@
--- The two tables of a participant's database, and the publication that a relay reads.
+-- The tables of a participant's database, and the publication that a relay reads.
 -- Public format (docs/architecture.md): other languages take part by reading a command record and committing an
 -- outbox row. May be run again at any time. Tables land in the first schema of the search path.
 
@@ -89,3 +89,28 @@ BEGIN
             WITH (publish = 'insert', publish_via_partition_root = true);
     END IF;
 END $$;
+
+-- Semantic locks: what sagas hold from one of their steps to another (docs/guides/locks.md), and who waits for them, in
+-- the order of tickets. Times are seconds since the epoch, by this database's clock.
+CREATE SEQUENCE IF NOT EXISTS saga_lock_token;
+CREATE TABLE IF NOT EXISTS saga_lock (
+    name       text PRIMARY KEY,
+    app        text NOT NULL,                    -- whose saga: its commands' ce_source
+    saga_id    text NOT NULL,
+    command_id text NOT NULL,                    -- that took it
+    token      bigint NOT NULL DEFAULT 0,        -- greater than every former holder's
+    taken_at   double precision NOT NULL,
+    expires_at double precision,                 -- NULL: never
+    broken_at  double precision,                 -- by hand: then it is free
+    broken_by  text,
+    broken_why text
+);
+CREATE TABLE IF NOT EXISTS saga_lock_wait (
+    name    text NOT NULL,
+    app     text NOT NULL,
+    saga_id text NOT NULL,
+    ticket  bigint NOT NULL,
+    since   double precision NOT NULL,
+    seen_at double precision NOT NULL,           -- when it last asked: who asks no more waits no more
+    PRIMARY KEY (name, app, saga_id)
+);

@@ -1,4 +1,4 @@
--- The same two tables for SQLite: for tests and toys, since no relay reads SQLite.
+-- The same tables for SQLite: for tests and toys, since no relay reads SQLite.
 CREATE TABLE IF NOT EXISTS outbox (
     id text NOT NULL PRIMARY KEY, aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL,
     payload blob, "partition" integer NOT NULL, ce_specversion text NOT NULL DEFAULT '1.0', ce_id text, ce_source text,
@@ -11,4 +11,14 @@ CREATE TABLE IF NOT EXISTS inbox (
     state text NOT NULL CHECK (state IN ('claimed', 'answered', 'cancelled', 'deferred')),
     owner text, lease text, outcome text, reply blob, reply_type text, content_type text,
     received_at text NOT NULL DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY (consumer, command_id)
+);
+CREATE TABLE IF NOT EXISTS saga_lock_token (value integer PRIMARY KEY AUTOINCREMENT);
+CREATE TABLE IF NOT EXISTS saga_lock (
+    name text PRIMARY KEY, app text NOT NULL, saga_id text NOT NULL, command_id text NOT NULL,
+    token integer NOT NULL DEFAULT 0, taken_at real NOT NULL, expires_at real,
+    broken_at real, broken_by text, broken_why text
+);
+CREATE TABLE IF NOT EXISTS saga_lock_wait (
+    name text NOT NULL, app text NOT NULL, saga_id text NOT NULL, ticket integer NOT NULL,
+    since real NOT NULL, seen_at real NOT NULL, PRIMARY KEY (name, app, saga_id)
 );

@@ -56,6 +56,8 @@ def adopt(engine: Engine) -> Engine:
 def _postgresql(url: str, service: str, arguments: dict[str, Any]) -> Engine:
     return create_engine(
         url,
+        # Its errors would quote the values of a payload, in logs, replies and dead letters.
+        hide_parameters=True,
         # One thread, one transaction at a time; a second for housekeeping.
         pool_size=1,
         max_overflow=1,
@@ -76,7 +78,7 @@ def _libpq(text: str, service: str) -> Engine:
 
 def _sqlite(url: str) -> Engine:
     """SQLite with real transactions: the driver's own begin too late and end at savepoints."""
-    engine = create_engine(url, connect_args={"isolation_level": None, "timeout": 30})
+    engine = create_engine(url, hide_parameters=True, connect_args={"isolation_level": None, "timeout": 30})
     listen(engine, "begin", _begin_immediate)
     return engine
 

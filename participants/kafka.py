@@ -22,6 +22,7 @@ from confluent_kafka import (
 )
 
 from kompensate.participants.ports import DeadLetter, Leaving, Place, Record, Unburied
+from kompensate.schemas import letters
 
 log = logging.getLogger("kompensate.participants")
 _librdkafka = log.getChild("librdkafka")
@@ -232,9 +233,9 @@ class KafkaGrave:
         self._topic = topic
         self._producer: Producer | None = None
 
-    def bury(self, letters: Sequence[DeadLetter]) -> None:
-        """Write `letters` and wait for the broker's word. Raises Unburied."""
-        if not letters:
+    def bury(self, dead: Sequence[DeadLetter]) -> None:
+        """Write them and wait for the broker's word. Raises Unburied."""
+        if not dead:
             return
         if self._producer is None:
             self._producer = Producer({**self._settings, "error_cb": Complaints(), "logger": _librdkafka})
@@ -244,7 +245,7 @@ class KafkaGrave:
             if error is not None:
                 problems.append(error)
 
-        for letter in letters:
+        for letter in dead:
             record = letter.record
             try:
                 self._producer.produce(
@@ -265,7 +266,7 @@ class KafkaGrave:
             self._producer.flush(1.0)
             self._producer = None
         if left or problems:
-            raise Unburied(_unburied(self._topic, letters[0], got))
+            raise Unburied(_unburied(self._topic, dead[0], got))
 
     def close(self) -> None:
         """Every letter was flushed when it was buried: there is nothing left to wait for."""
@@ -286,11 +287,13 @@ def _headers(letter: DeadLetter) -> list[tuple[str, str | bytes | None]]:
     record = letter.record
     return [
         *(record.headers or ()),
-        ("q_reason", letter.reason),
-        ("q_topic", record.place.topic),
-        ("q_partition", str(record.place.partition)),
-        ("q_offset", str(record.offset)),
-        ("q_time", datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")),
+        (letters.REASON, letters.reason_bytes(letter.reason)),
+        (letters.TOPIC, record.place.topic),
+        (letters.PARTITION, str(record.place.partition)),
+        (letters.OFFSET, str(record.offset)),
+        (letters.TIME, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")),
+        *([] if letter.answered is None else [(letters.ANSWERED, letter.answered)]),
+        *([] if letter.stack is None else [(letters.STACK, letter.stack.encode(errors="replace"))]),
     ]
 
 

@@ -23,9 +23,23 @@ class Retry(Exception):
     """Not now: run this command again in a moment. The message says why."""
 
 
+class Waits(Exception):
+    """Not now, and nobody's fault: run this command again in `seconds`, as often as it takes.
+
+    Unlike Retry it does not count; whoever raises it sees to it that it ends.
+    """
+
+    def __init__(self, reason: str, seconds: float) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
-    """The command around the payload. `id` is the idempotency key: the same each time it is sent again."""
+    """The command around the payload. `id` is the idempotency key: the same each time it is sent again.
+
+    `source` is who asks: `kompensate:` and the application's name.
+    """
 
     id: str
     saga_id: str
@@ -35,6 +49,7 @@ class Call:
     attempt: int
     compensates: str | None = None
     trace: Trace = NOT_TRACED
+    source: str = ""
 
 
 def call_of(command: Command) -> Call:
@@ -47,4 +62,5 @@ def call_of(command: Command) -> Call:
         command.attempt,
         command.compensates,
         command.trace,
+        command.source,
     )

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
+from kompensate.schemas.messages import Outcome
+
 Headers: TypeAlias = Sequence[tuple[str, bytes | str | None]]
 
 
@@ -30,10 +32,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A record that cannot be handled, and why."""
+    """A record that cannot be handled, and why.
+
+    `answered` is the outcome that its saga is told in the transaction that buries it; None: nobody is told.
+    `stack` is where the handler raised, without values.
+    """
 
     record: Record
     reason: str
+    answered: Outcome | None = None
+    stack: str | None = None
 
 
 # Told which partitions go away, and whether their offsets may still be committed (another may own them already).

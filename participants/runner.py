@@ -23,7 +23,7 @@ from typing import TypeAlias
 from kompensate.participants.ports import DeadLetter, Grave, Place, Record, Source, Unburied
 from kompensate.participants.reading import read
 from kompensate.participants.settings import Settings
-from kompensate.participants.unit import Bury, Later, Order, Result, Undone, Unreachable
+from kompensate.participants.unit import Bury, Later, Order, Result, Settled, Undone, Unreachable
 from kompensate.schemas.faults import fault
 from kompensate.schemas.messages import Command
 
@@ -188,15 +188,15 @@ class Runner:
     def _handle_once(self, group: _Group) -> None:
         mute = [parcel for parcel in group.parcels if parcel.command is None]
         if mute:
-            self._bury([(parcel, parcel.doom or "unreadable") for parcel in mute])
+            self._bury([(parcel, DeadLetter(parcel.record, parcel.doom or "unreadable")) for parcel in mute])
             for parcel in mute:
                 self._settle(parcel)
         spoken = [parcel for parcel in group.parcels if parcel.command is not None]
         if not spoken:
             return
 
-        def bury(dead: Sequence[tuple[int, str]]) -> None:
-            self._bury([(spoken[n], reason) for n, reason in dead])
+        def bury(dead: Sequence[tuple[int, Settled]]) -> None:
+            self._bury([(spoken[n], _letter(spoken[n], settled)) for n, settled in dead])
 
         results = self._handle_group([self._order(parcel) for parcel in spoken], bury)
         for parcel, result in zip(spoken, results, strict=True):
@@ -207,18 +207,18 @@ class Runner:
         left = sum(isinstance(result, Later) and result.full for result in results)
         self._size = len(results) - left if left else min(2 * self._size, self._settings.group_max)
 
-    def _bury(self, dead: Sequence[tuple[Parcel, str]]) -> None:
+    def _bury(self, dead: Sequence[tuple[Parcel, DeadLetter]]) -> None:
         """Have the dead letters in Kafka before their group commits: a crash may double one, never lose it."""
-        for parcel, reason in dead:
+        for parcel, letter in dead:
             log.error(
                 "dead letter from %s/%d@%d, saga %s: %s",
                 *parcel.record.place,
                 parcel.record.offset,
                 parcel.command.saga_id if parcel.command else "unknown",
-                reason,
+                letter.reason,
                 extra={"command": parcel.command.id if parcel.command else None},
             )
-        self._grave.bury([DeadLetter(parcel.record, reason) for parcel, reason in dead if not parcel.buried])
+        self._grave.bury([letter for parcel, letter in dead if not parcel.buried])
         for parcel, _ in dead:
             parcel.buried = True
 
@@ -259,16 +259,16 @@ class Runner:
         if progress is not None:
             progress.open.discard(parcel.record.offset)
 
-    def _wait(self, parcel: Parcel, later: Later) -> None:
+    def _wait(self, parcel: Parcel, result: Later) -> None:
         """Have it tried again after a while; it is at the head of its lane, or goes behind those that are there."""
-        parcel.tries += later.counts
+        parcel.tries += result.counts
         lane = self._waiting.setdefault(parcel.lane, deque())
         if not lane or lane[0] is not parcel:
             lane.append(parcel)
-        if later.full:
-            parcel.due = 0.0
-            return
-        seconds = self._settings.outage_seconds_max if later.outage else self._settings.retry_backoff(parcel.tries)
+        seconds = 0.0 if result.full else result.seconds
+        if seconds is None:
+            outage, backoff = self._settings.outage_seconds_max, self._settings.retry_backoff
+            seconds = outage if result.outage else backoff(parcel.tries)
         parcel.due = self._clock() + seconds * self._uniform(0.8, 1.2)
 
     def _leaving(self, places: Sequence[Place], commit: bool) -> None:
@@ -325,3 +325,7 @@ class Runner:
 
     def _waiting_count(self) -> int:
         return sum(len(lane) for lane in self._waiting.values())
+
+
+def _letter(parcel: Parcel, settled: Settled) -> DeadLetter:
+    return DeadLetter(parcel.record, settled.dead or "", settled.outcome, settled.stack)

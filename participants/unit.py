@@ -24,11 +24,12 @@ from kompensate.outbox.writer import Row
 from kompensate.participants import replies
 from kompensate.participants.barrier import Verdict, judge
 from kompensate.participants.calling import Caller, check_suits
-from kompensate.participants.outcome import Refused, Retry, call_of
+from kompensate.participants.outcome import Refused, Retry, Waits, call_of
 from kompensate.participants.participant import Handler, Participant
 from kompensate.participants.ports import Unburied
 from kompensate.participants.replies import Answer
 from kompensate.participants.scratch import Misuse, Scratch, guarded, watch
+from kompensate.participants.stack import stack_of
 from kompensate.schemas.envelope import content_type
 from kompensate.schemas.faults import fault
 from kompensate.schemas.formats import payloads_of
@@ -68,27 +69,33 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The command has its answer. `dead` is the reason why it belongs among the dead letters, if it does."""
+    """The command has its answer. `dead` is the reason why it belongs among the dead letters, if it does.
+
+    `stack` is where its handler raised then, without values.
+    """
 
     outcome: Outcome
     dead: str | None = None
+    stack: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Later:
     """Nothing of the command is committed. `counts`: it was tried, so its tries are fewer.
 
-    `outage`: what it needs is missing, and may be for long. `full`: its turn comes with the next group.
+    `outage`: what it needs is missing, and may be for long. `full`: it was not looked at, its turn comes with the next
+    group. `seconds`: when it is to be tried again, if that is known.
     """
 
     reason: str
     counts: bool
     outage: bool = False
     full: bool = False
+    seconds: float | None = None
 
 
 Result: TypeAlias = Settled | Later
-Bury: TypeAlias = Callable[[Sequence[tuple[int, str]]], None]
+Bury: TypeAlias = Callable[[Sequence[tuple[int, Settled]]], None]
 
 
 class Unit:
@@ -127,7 +134,7 @@ class Unit:
     def handle(self, orders: Sequence[Order], bury: Bury) -> list[Result]:
         """Handle `orders` in one transaction; a result for each, in order.
 
-        `bury` is called before the commit with (index, reason) of those that are to be dead letters. Raises
+        `bury` is called before the commit with (index, result) of those that are to be dead letters. Raises
         Unreachable, Undone, and what `bury` raises.
         """
         try:
@@ -146,7 +153,7 @@ class Unit:
                     fault("participant.after_claim")
                     results = self._handle_each(group, orders)
                     group.settle()
-                    dead = [(n, r.dead) for n, r in enumerate(results) if isinstance(r, Settled) and r.dead]
+                    dead = [(n, r) for n, r in enumerate(results) if isinstance(r, Settled) and r.dead]
                     if dead:
                         bury(dead)
                     fault("participant.before_db_commit")
@@ -169,7 +176,10 @@ class Unit:
 
 @dataclass(slots=True)
 class _Group:
-    """One group in its transaction. `book` is what is known of every command it touches, as it goes."""
+    """One group in its transaction. `book` is what is known of every command it touches, as it goes.
+
+    `stack` is of the command in hand, where its handler failed for good.
+    """
 
     participant: Participant
     connection: Connection
@@ -182,6 +192,7 @@ class _Group:
     held: set[Hashable] = field(default_factory=set)
     rows: list[Row] = field(default_factory=list)
     scratch: Scratch | None = None
+    stack: str | None = None
 
     def claim(self, orders: Sequence[Order]) -> None:
         """Claim the commands and those that they compensate: the same rows guard both."""
@@ -198,7 +209,7 @@ class _Group:
         forward = None if command.compensates is None else self.book[command.compensates]
         verdict = judge(command, self.book[command.id], forward, self.now_ms)
         answer: Answer | Later
-        dead = None
+        dead = self.stack = None
         match verdict:
             case Verdict.RUN:
                 answer, dead = self._run(order)
@@ -213,7 +224,7 @@ class _Group:
         if self.book[command.id] is None:
             self.book[command.id] = Entry("answered", answer.outcome, answer.payload, answer.type, answer.content_type)
             self.settled.add(command.id)
-        return Settled(answer.outcome, dead)
+        return Settled(answer.outcome, dead, self.stack)
 
     def settle(self) -> None:
         """Write answers and replies; give up the claims that came to nothing."""
@@ -264,13 +275,14 @@ class _Group:
             _raise_if_whole(error, self.connection)
             if scratch is not None:
                 scratch.undo()
-            if isinstance(error, Refused):
+            if isinstance(error, Refused | Waits):
                 return self._refuse(error)
             if isinstance(error, PayloadUnavailable):
                 return _put_off(order.command, error)
             reason = f"handler of {handler.contract}: {replies.said(error)}"
             if order.last or isinstance(error, (BadPayload, Misuse)):
                 log.exception("%s failed", _named(order.command), extra=_extra(order.command), exc_info=error)
+                self.stack = stack_of(error)
                 return self._give_up(reason)
             level = logging.INFO if isinstance(error, Retry) else logging.WARNING
             log.log(
@@ -282,7 +294,11 @@ class _Group:
             )
             return Later(reason, counts=True), None
 
-    def _refuse(self, error: Refused) -> tuple[Answer | Later, str | None]:
+    def _refuse(self, error: Refused | Waits) -> tuple[Answer | Later, str | None]:
+        if (note := getattr(error, "note", None)) is not None:
+            note(self.connection)  # what outlives the handler's own writes
+        if isinstance(error, Waits):
+            return Later(str(error), counts=False, seconds=error.seconds), None
         try:
             return replies.refused(self.participant, error.reason, error.detail), None
         except BadPayload as bad:

@@ -6,6 +6,7 @@ from kompensate.orchestrator.ports import Clock, Record
 from kompensate.orchestrator.testing import MemoryBroker
 from kompensate.participants.ports import DeadLetter, Leaving, Place
 from kompensate.participants.ports import Record as Taken
+from kompensate.schemas.letters import REASON, reason_bytes
 
 REST_SECONDS_MIN = 0.05
 """A rest takes this long at least: the runner asks for many short ones."""
@@ -88,9 +89,8 @@ class MemoryGrave:
 
     def bury(self, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
-            self._broker.produce(
-                self._topic, 0, letter.record.key, letter.record.value, [("q_reason", letter.reason.encode())]
-            )
+            why = [(REASON, reason_bytes(letter.reason))]
+            self._broker.produce(self._topic, 0, letter.record.key, letter.record.value, why)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -30,7 +30,7 @@ from kompensate.orchestrator.kernel.events import CallUndone
 from kompensate.orchestrator.reading.outcomes import Sent
 from kompensate.orchestrator.testing import SagaHandle, SagaTest, assert_replays, done, in_turn, late, refused
 from kompensate.outbox.client import AsyncOutboxClient, OutboxClient
-from kompensate.participants import Call, Participant, Refused
+from kompensate.participants import Call, Participant, Refused, locks
 from kompensate.schemas.avro import AvroPayloads
 from kompensate.schemas.claim_check import ClaimCheck
 from kompensate.schemas.compression import Zlib, Zstd
@@ -178,6 +178,9 @@ def charge(command: Charge, session: Session, call: Call) -> Charged:
     """A handler whose contract is its command's type."""
     if command.cents < 0:
         raise Refused("not an amount", cents=command.cents)
+    token: int = locks.take(session, call, "till", expires=60, wait=5)
+    released: list[str] = locks.release(session, call) if locks.confirm(session, call, "till") == token else []
+    assert released
     return Charged(f"{call.id}/{session.is_active}")
 
 

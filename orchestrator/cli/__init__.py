@@ -30,6 +30,11 @@ VERBS = {
     "complete": ("kompensate.orchestrator.cli.orders:complete", "Say what a step gave."),
     "compensate": ("kompensate.orchestrator.cli.orders:compensate", "Undo a saga, also past its pivot."),
     "close": ("kompensate.orchestrator.cli.orders:close", "End a saga as failed, undoing nothing."),
+    "dlq": ("kompensate.orchestrator.cli.dlq:dlq", "Dead letters and quarantined records: look, retry, discard."),
+    "locks": (
+        "kompensate.orchestrator.cli.locks:locks",
+        "Semantic locks in a database: who holds, who waits; break one.",
+    ),
     "fork": ("kompensate.orchestrator.cli.forks:fork", "Go on from a saga's history as another saga."),
     "reset": ("kompensate.orchestrator.cli.forks:reset", "Have another saga go on from an earlier point."),
     "hook": ("kompensate.orchestrator.cli.hook:hook", "Tell a URL or topic of sagas that are held or have failed."),

@@ -6,6 +6,7 @@ No Kafka and no clock in here: changes and times are handed in.
 from collections import Counter
 from collections.abc import Iterable
 
+from kompensate.orchestrator.cli.pace import Pace
 from kompensate.orchestrator.reading.selecting import Filter, the_step, unfit
 from kompensate.orchestrator.reading.status import SagaView, StepView, view
 from kompensate.orchestrator.reading.stored import Stored
@@ -28,7 +29,7 @@ class Batch:
         self._alone = Counter[str]()
         self._matched = 0
         self._asked = 0
-        self._begun = 0.0
+        self._pace = Pace()
 
     def take(self, changes: Iterable[Stored], time_ms: int) -> None:
         """How sagas stand by now. The first time says which are meant; who comes later is not."""
@@ -49,8 +50,7 @@ class Batch:
 
     def next(self, rate: float, seconds: float, time_ms: int) -> list[Chosen]:
         """Whom to ask now, at `rate` a second; `seconds` is a clock that only goes forward."""
-        self._begun = self._begun or seconds
-        allowed = int((seconds - self._begun) * rate) + 1 - self._asked
+        allowed = self._pace.allowed(rate, seconds, self._asked)
         chosen: list[Chosen] = []
         while self._left and len(chosen) < allowed:
             found = self._one(self._now.pop(self._left.pop()), time_ms)

@@ -11,7 +11,7 @@ import click
 from kompensate.orchestrator.cli import asking
 from kompensate.orchestrator.cli.exits import EPILOG, REFUSED, leave
 from kompensate.orchestrator.cli.options import Cluster, cluster_options
-from kompensate.orchestrator.cli.orders import reason_option, who_option
+from kompensate.orchestrator.cli.orders import in_history
 from kompensate.orchestrator.cli.output import output_option, say
 from kompensate.orchestrator.cli.output import saga_id as saga_id_callback
 from kompensate.orchestrator.client import Client
@@ -73,8 +73,7 @@ def _forking(command: Command) -> Command:
         cluster_options,
         output_option("table", "json", "jsonl", "ids"),
         asking.timeout_option,
-        who_option,
-        reason_option,
+        in_history,
         click.option(
             "--version",
             type=click.IntRange(min=1),

@@ -17,6 +17,7 @@ from kompensate.orchestrator.cli.batch import Batch
 from kompensate.orchestrator.cli.listing import print_views, where_option
 from kompensate.orchestrator.cli.options import Cluster, cluster_options
 from kompensate.orchestrator.cli.output import output_option, saga_ids, say
+from kompensate.orchestrator.cli.pace import RATE, TICK_SECONDS
 from kompensate.orchestrator.client import Client
 from kompensate.orchestrator.reading.outcomes import Outcome, Sent
 from kompensate.orchestrator.reading.rejections import rejections
@@ -27,10 +28,6 @@ from kompensate.schemas.messages import Request
 Command = TypeVar("Command", bound=Callable[..., Any])
 Make = Callable[[Client, str, StepView | None], Request]
 """The request for one saga; the step is the one that was found where a filter chose the saga."""
-
-RATE = 100.0
-"""Sagas asked a second unless --rate says otherwise: it wakes the services behind them too."""
-TICK_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,23 @@ def application_option(command: Command) -> Command:
     return option(_app_dir(with_application))  # type: ignore[return-value]  # functools.wraps keeps its signature
 
 
+def named_options(command: Command) -> Command:
+    """Give the command `app_name`, `app` and `app_dir`, for `named`, and Kafka's options."""
+    app = click.option(
+        "--app",
+        metavar="MODULE:OBJECT",
+        envvar="KOMPENSATE_APP",
+        help="The Application: its name, and its payload format. Env KOMPENSATE_APP.",
+    )
+    app_name = click.option(
+        "--app-name",
+        metavar="NAME",
+        envvar="KOMPENSATE_APP_NAME",
+        help="The application's name; then its code need not be there. Env KOMPENSATE_APP_NAME.",
+    )
+    return app_name(app(_app_dir(kafka_options(command))))
+
+
 def cluster_options(command: Command) -> Command:
     """Give the command `cluster: Cluster`: the name from --app-name, else from the application of --app."""
 
@@ -124,26 +141,14 @@ def cluster_options(command: Command) -> Command:
         kafka: dict[str, str],
         **others: Any,
     ) -> Any:
-        named = _named(app_name, app, app_dir)
-        name, application = (named, None) if isinstance(named, str) else (named.name, named)
+        found = named(app_name, app, app_dir)
+        name, application = (found, None) if isinstance(found, str) else (found.name, found)
         return command(*args, cluster=Cluster(name, bootstrap, prefix, kafka, application), **others)
 
-    app = click.option(
-        "--app",
-        metavar="MODULE:OBJECT",
-        envvar="KOMPENSATE_APP",
-        help="The Application: its name, and its payload format. Env KOMPENSATE_APP.",
-    )
-    app_name = click.option(
-        "--app-name",
-        metavar="NAME",
-        envvar="KOMPENSATE_APP_NAME",
-        help="The application's name; then its code need not be there. Env KOMPENSATE_APP_NAME.",
-    )
-    return app_name(app(_app_dir(kafka_options(with_cluster))))  # type: ignore[return-value]  # as above
+    return named_options(with_cluster)  # type: ignore[return-value]  # as above
 
 
-def _named(app_name: str | None, app: str | None, app_dir: str) -> str | Application:
+def named(app_name: str | None, app: str | None, app_dir: str) -> str | Application:
     """The application's name from --app-name, else the application of --app."""
     context = click.get_current_context()
     chosen = context.get_parameter_source("app") is ParameterSource.COMMANDLINE

@@ -31,20 +31,26 @@ def _whoever_runs_this() -> str:
 
 def _stated(_: click.Context, __: click.Parameter, text: str) -> str:
     if not text.strip():
-        raise click.BadParameter(f"expected text for the saga's history, got {text!r}")
+        raise click.BadParameter(f"expected text, for it is kept, got {text!r}")
     return text
 
 
-reason_option = click.option("--reason", required=True, callback=_stated, help="Why: it stands in the saga's history.")
-who_option = click.option(
-    "--by",
-    "who",
-    metavar="NAME",
-    default=_whoever_runs_this,
-    show_default="user@host",
-    callback=_stated,
-    help="Who gives the order: it stands in the saga's history.",
-)
+def said_options(where: str) -> Callable[[Command], Command]:
+    """Give the command `reason` and `who`, both stated; `where` they can be read for good."""
+    reason = click.option("--reason", required=True, callback=_stated, help=f"Why: it stands in {where}.")
+    who = click.option(
+        "--by",
+        "who",
+        metavar="NAME",
+        default=_whoever_runs_this,
+        show_default="user@host",
+        callback=_stated,
+        help=f"Who says so: it stands in {where}.",
+    )
+    return lambda command: reason(who(command))
+
+
+in_history = said_options("the saga's history")
 step_option = click.option(
     "--step", metavar="STEP", help="Its name or number in `kompensate show`; needed where several are open."
 )
@@ -63,8 +69,7 @@ def _give(verb: str, sagas: Sagas, said: Said, step: str | None = None, result: 
 
 @click.command(epilog=EPILOG)
 @over_sagas
-@reason_option
-@who_option
+@in_history
 @step_option
 def retry(sagas: Sagas, reason: str, who: str, step: str | None) -> None:
     """Have a step tried again now, not when its time comes; a held saga is released; `-` takes ids from standard input.
@@ -82,8 +87,7 @@ def retry(sagas: Sagas, reason: str, who: str, step: str | None) -> None:
 
 @click.command(epilog=EPILOG)
 @over_sagas
-@reason_option
-@who_option
+@in_history
 @step_option
 def skip(sagas: Sagas, reason: str, who: str, step: str | None) -> None:
     """Take a step as done without a result, or its compensation as undone; `-` takes ids from standard input.
@@ -99,8 +103,7 @@ def skip(sagas: Sagas, reason: str, who: str, step: str | None) -> None:
 
 @click.command(epilog=EPILOG)
 @over_sagas
-@reason_option
-@who_option
+@in_history
 @step_option
 @click.option(
     "--result",
@@ -120,8 +123,7 @@ def complete(sagas: Sagas, reason: str, who: str, step: str | None, result: byte
 
 @click.command(epilog=EPILOG)
 @over_sagas
-@reason_option
-@who_option
+@in_history
 def compensate(sagas: Sagas, reason: str, who: str) -> None:
     """Undo everything of a saga that can be undone, also past its pivot; `-` takes ids from standard input.
 
@@ -136,8 +138,7 @@ def compensate(sagas: Sagas, reason: str, who: str) -> None:
 
 @click.command(epilog=EPILOG)
 @over_sagas
-@reason_option
-@who_option
+@in_history
 def close(sagas: Sagas, reason: str, who: str) -> None:
     """End a saga as failed, as it is: nothing more is sent and nothing undone; `-` takes ids from standard input.
 

@@ -54,11 +54,17 @@ def saga_id(_: click.Context, __: click.Parameter, text: str | None) -> str | No
 
 def saga_ids(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[str]:
     """Callback for saga ids: `-` stands for those on standard input, one a line. Each once. Raises BadParameter."""
+    found = all_given(given)
+    for text in found:
+        saga_id(context, parameter, text)
+    return found
+
+
+def all_given(given: Iterable[str]) -> list[str]:
+    """Arguments, `-` among them replaced by the lines of standard input; each once."""
     found: list[str] = []
     for text in given:
         found += [line.strip() for line in sys.stdin if line.strip()] if text == "-" else [text]
-    for text in found:
-        saga_id(context, parameter, text)
     return list(dict.fromkeys(found))
 
 

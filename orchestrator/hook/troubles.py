@@ -13,6 +13,7 @@ from kompensate.orchestrator.kernel import events as e
 from kompensate.orchestrator.ports import OutRecord, Record
 from kompensate.orchestrator.reading.stored import Stored, read_summary, stored
 from kompensate.orchestrator.sagas.journal import Damaged, ReadPage, Recorded, read_page
+from kompensate.schemas import letters
 from kompensate.schemas.codec import BadRecord
 from kompensate.schemas.messages import JSON, timestamp
 from kompensate.schemas.topics import Topics
@@ -56,9 +57,11 @@ class Troubles:
         headers: list[tuple[str, bytes | None]] = [(ID, told[ID].encode()), ("content-type", JSON.encode())]
         return OutRecord(self._target, None, (saga_id or "").encode() or None, value, headers)
 
-    def _rejected(self, record: Record) -> dict[str, Any]:
-        """A record that no saga took. Its payload is not told: it may be nobody's business out there."""
+    def _rejected(self, record: Record) -> dict[str, Any] | None:
+        """A record that no saga took, None for a disposal about one. Its payload is nobody's business out there."""
         headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers or ()}
+        if letters.DONE in headers:
+            return None
         return {
             ID: f"{self._topics.app}/quarantine/{record.partition}/{record.offset}",
             "kind": "rejected",
@@ -66,7 +69,7 @@ class Troubles:
             "definition": headers.get("ce_sagatype"),
             "status": None,
             "step": None,
-            "reason": _short(headers.get("q_reason", "")),
+            "reason": _short(headers.get(letters.REASON, "")),
             "record": {
                 "type": headers.get("ce_type"),
                 **{name: headers.get(f"q_{name}") for name in ("topic", "partition", "offset")},

@@ -11,14 +11,11 @@ from typing import Any
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.definitions.fromtopic import FromTopic, Incoming
 from kompensate.orchestrator.ports import OutRecord, Record
-from kompensate.schemas import payloads
+from kompensate.schemas import letters, payloads
 from kompensate.schemas.formats import payloads_of
 from kompensate.schemas.messages import NOT_TRACED, SIGNAL, START, BadMessage, Headers, Request, Trace
 from kompensate.schemas.requests import make_request
 from kompensate.schemas.topics import Topics, partition_of
-
-REASON_CHARACTERS_MAX = 2_000
-"""Of what a mapping raised: an exception's text may hold the whole record."""
 
 
 class Translator:
@@ -85,15 +82,15 @@ class Translator:
         """The record with its place and the reason; with `omit` without its value, for one that is too large."""
         headers: list[tuple[str, bytes | None]] = [
             *(record.headers or ()),
-            ("q_reason", reason[:REASON_CHARACTERS_MAX].encode(errors="replace")),
-            ("q_topic", record.topic.encode()),
-            ("q_partition", b"%d" % record.partition),
-            ("q_offset", b"%d" % record.offset),
-            ("q_time", b"%d" % record.timestamp),
+            (letters.REASON, letters.reason_bytes(reason)),
+            (letters.TOPIC, record.topic.encode()),
+            (letters.PARTITION, b"%d" % record.partition),
+            (letters.OFFSET, b"%d" % record.offset),
+            (letters.TIME, b"%d" % record.timestamp),
         ]
         value = record.value
         if omit:
-            headers.append(("q_omitted", b"value of %d bytes" % len(value or b"")))
+            headers.append((letters.OMITTED, b"value of %d bytes" % len(value or b"")))
             value = None
         # Its saga is not known: records of one source partition stay together, and in their order.
         return OutRecord(self._topics.quarantine, record.partition % self._partitions, record.key, value, headers)

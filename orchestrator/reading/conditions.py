@@ -92,8 +92,8 @@ def conditions(text: str, names: str) -> Iterator[Condition]:
 def malformed(names: str, got: str) -> BadFilter:
     """The error for what is no condition on any of `names`."""
     return BadFilter(
-        f"expected NAME=VALUE with NAME one of {names}, or attr.NAME with one of {' '.join(COMPARE)}, joined by commas "
-        f"or 'and', a VALUE with blanks in quotes; got {got!r}"
+        f"expected NAME=VALUE with NAME one of {names}, joined by commas or 'and', a VALUE with blanks in quotes; "
+        f"got {got!r}"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from kompensate.orchestrator.kernel.state import OPEN
 from kompensate.orchestrator.kernel.tables import Hold, Status
-from kompensate.orchestrator.reading.conditions import PREFIX, BadFilter, Condition, conditions, malformed
+from kompensate.orchestrator.reading.conditions import COMPARE, PREFIX, BadFilter, Condition, conditions, malformed
 from kompensate.orchestrator.reading.status import SagaView, StepView, view
 from kompensate.orchestrator.reading.stored import Stored
 
@@ -49,7 +49,7 @@ class Filter:
         """Conditions as `conditions` has them: all must hold. Raises BadFilter."""
         found: dict[str, set[str]] = {name: set() for name in _CHECKS}
         attributes = []
-        names = ", ".join(_CHECKS)
+        names = f"{', '.join(_CHECKS)}, or {PREFIX}NAME with one of {' '.join(COMPARE)}"
         for condition in (each for text in texts for each in conditions(text, names)):
             name, value = condition.name, condition.value
             if name.startswith(PREFIX):

@@ -28,7 +28,7 @@ from kompensate.orchestrator.sagas.journal import (
     summary_value,
     watermark_value,
 )
-from kompensate.schemas import codec
+from kompensate.schemas import codec, letters
 from kompensate.schemas.envelope import content_type
 from kompensate.schemas.messages import (
     CANCEL,
@@ -36,6 +36,7 @@ from kompensate.schemas.messages import (
     NOT_TRACED,
     RELEASE,
     START,
+    Outcome,
     Phase,
     Request,
     Trace,
@@ -200,15 +201,16 @@ class Batch:
         self.forgotten[saga_id] = ended_at
         self._state(saga_id, None, None)
 
-    def quarantine(self, record: Record, reason: str) -> None:
-        """Original bytes and headers, with where they came from and why they are here."""
+    def quarantine(self, record: Record, reason: str, *, answered: Outcome | None = None) -> None:
+        """Original bytes and headers, with where they came from and why they are here, and what was `answered`."""
         headers = [
             *(record.headers or ()),
-            ("q_reason", reason.encode()),
-            ("q_topic", record.topic.encode()),
-            ("q_partition", b"%d" % record.partition),
-            ("q_offset", b"%d" % record.offset),
-            ("q_time", b"%d" % record.timestamp),
+            (letters.REASON, letters.reason_bytes(reason)),
+            (letters.TOPIC, record.topic.encode()),
+            (letters.PARTITION, b"%d" % record.partition),
+            (letters.OFFSET, b"%d" % record.offset),
+            (letters.TIME, b"%d" % record.timestamp),
+            *([] if answered is None else [(letters.ANSWERED, answered.encode())]),
         ]
         self._add(OutRecord(self._topics.quarantine, self._number, record.key, record.value, headers))
 

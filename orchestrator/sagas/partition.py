@@ -314,7 +314,7 @@ class Partition:
             if execution.definition is None and not execution.state.ended and record is not None:
                 names = ", ".join(self._catalogue.names()) or "none"
                 text = f"expected the name of a saga of this application ({names}), got {input_.definition!r}"
-                self._quarantine(record, f"saga {saga_id!r}: {text}")
+                self._quarantine(record, f"saga {saga_id!r}: {text}", input_)
                 self._refuse_child(saga_id, input_, text)
                 return
         try:
@@ -325,7 +325,7 @@ class Partition:
                 self._continue(saga_id, entry, awake, input_.origin, decision.events[-1])
         except Rejected as error:
             if record is not None:
-                self._quarantine(record, f"saga {saga_id!r}: {error}")
+                self._quarantine(record, f"saga {saga_id!r}: {error}", input_)
             self._refuse_child(saga_id, input_, str(error))
             return
         except Exception as error:  # no input stops a partition: this saga is held, others go on
@@ -427,9 +427,11 @@ class Partition:
         if hash_ is not None and hash_ not in self._stored_plans and hash_ not in self._batch.plans:
             self._batch.store_plan(self._catalogue.plans[hash_])
 
-    def _quarantine(self, record: Record, reason: str) -> None:
+    def _quarantine(self, record: Record, reason: str, input_: i.Input | None = None) -> None:
+        """Put it aside; of a child's start the parent is told, too (`_refuse_child`)."""
         log.warning("quarantined %s/%d@%d: %s", record.topic, record.partition, record.offset, reason)
-        self._batch.quarantine(record, reason)
+        told = isinstance(input_, i.StartAsked) and input_.parent_command is not None
+        self._batch.quarantine(record, reason, answered="refused" if told else None)
 
     def _arm(self, saga_id: str, entry: Entry) -> None:
         if entry.due and (not entry.armed or entry.due < entry.armed):

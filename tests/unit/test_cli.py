@@ -180,8 +180,8 @@ def test_an_import_that_fails_inside_is_the_users_to_see(shop: str) -> None:
     ("words", "text"),
     [
         (["skip", "o-1"], "Missing option '--reason'"),
-        (["close", "o-1", "--reason", " "], "expected text for the saga's history, got ' '"),
-        (["compensate", "o-1", "--reason", "r", "--by", ""], "expected text for the saga's history, got ''"),
+        (["close", "o-1", "--reason", " "], "expected text, for it is kept, got ' '"),
+        (["compensate", "o-1", "--reason", "r", "--by", ""], "expected text, for it is kept, got ''"),
         (["complete", "o-1", "--reason", "r", "--result", "{"], "expected JSON, got b'{'"),
         (["start", "buy", "--attribute", "customer"], "expected NAME=VALUE, each NAME once, got 'customer'"),
         (["start", "buy", "--attribute", "a=1", "--attribute", "a=2"], "each NAME once, got 'a=2'"),

@@ -13,10 +13,11 @@ from kompensate.orchestrator.hook.once import NotTold, Receiver, TellOnce
 from kompensate.orchestrator.hook.troubles import Troubles
 from kompensate.orchestrator.hook.webhook import Webhook
 from kompensate.orchestrator.intake.loop import IntakeLoop
-from kompensate.orchestrator.ports import Record
+from kompensate.orchestrator.ports import OutRecord, Record
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.testing import MemoryBroker, VirtualClock
 from kompensate.orchestrator.testing.sources import MemorySources
+from kompensate.schemas import letters
 from kompensate.schemas.messages import CANCEL, ORDERS, RESUME, SIGNAL, START, Command
 from tests.fixtures.stage import Answer, Paper, refusing, silent_at
 
@@ -147,6 +148,8 @@ def test_a_failed_saga_and_a_rejected_record_are_told() -> None:
     paper.ask(START, "o-2", saga_type="chekout", payload=b'{"secret": 1}')
     paper.ask(CANCEL, "nobody")
     paper.play()
+    disposal = [(letters.DONE, b"discarded"), (letters.OF, b"shop.requests/0@9")]
+    paper.write([OutRecord(paper.topics.quarantine, 0, None, None, disposal)])
     bench.run()
 
     held, failed, *rejected = bench.told()

@@ -91,9 +91,10 @@ class FakeUnit:
             raise Unreachable("connection refused")
         if any(self._spoils(order) for order in orders):
             raise Undone("IntegrityError at COMMIT", contended=False)
-        bury([(n, order.doom) for n, order in enumerate(orders) if order.doom])
+        results = [Settled("failed" if order.doom else "done", order.doom) for order in orders]
+        bury([(n, result) for n, result in enumerate(results) if result.dead])
         self.done += [order.command.id for order in orders if not order.doom]
-        return [Settled("failed" if order.doom else "done", order.doom) for order in orders]
+        return list(results)
 
     def _spoils(self, order: Order) -> bool:
         return order.command.id in self.deadly or (order.command.id in self.poison and order.doom is None)
@@ -252,6 +253,27 @@ def test_what_is_missing_for_one_command_is_asked_for_seldom() -> None:
     assert 60 <= rig.source.now < 67
     assert 10 <= unit.done.count("a") <= 17
     assert unit.done.count("b") == 1
+
+
+def test_who_waits_is_asked_again_when_it_says() -> None:
+    """A handler that waits says for how long; it may take as often as it likes, and is no dead letter."""
+    unit = FakeUnit()
+
+    def handle(orders: Sequence[Order], bury: Bury) -> list[Result]:
+        results = unit.handle(orders, bury)
+        waits = rig.source.now < 30
+        return [
+            Later("in line", counts=False, seconds=3.0) if waits and order.command.id == "a" else result
+            for order, result in zip(orders, results, strict=True)
+        ]
+
+    rig = Rig(handle, FakeSource(several("a", "b")), settings=replace(QUICK, poll_seconds=0.5))
+    rig.turns(lambda: rig.source.committed == {P0: 2}, most=5_000)
+
+    assert 30 <= rig.source.now < 34
+    assert 9 <= unit.done.count("a") <= 14
+    assert unit.done.count("b") == 1
+    assert rig.grave.letters == []
 
 
 def test_a_dead_letter_comes_before_the_commit(world: World) -> None:

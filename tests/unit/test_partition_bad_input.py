@@ -9,7 +9,8 @@ from kompensate.orchestrator import Application, Context, saga
 from kompensate.orchestrator.errors import Corrupted
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.sagas.journal import STATE_HEADER
-from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, Reply
+from kompensate.schemas import letters
+from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Reply, Request
 from kompensate.schemas.topics import partition_of
 from tests.fixtures.driving import APP, CHECKOUT, SERVICES, Order, Reserve, inventory
 from tests.fixtures.partitions import EPOCH, IDS, PARTITIONS, TOPICS, Shop, header, keys
@@ -71,6 +72,16 @@ def test_bad_input_is_put_aside(make: Callable[[Shop], Record], told: str) -> No
     assert ours["q_time"] == b"%d" % EPOCH
     assert shop.commands[-1].saga_id == IDS[1]
     assert shop.partition.live == 1
+
+
+def test_who_was_answered_is_told_from_who_was_not() -> None:
+    """A child that cannot start is refused to its parent, and must not begin later; of others nobody heard."""
+    shop = Shop()
+    asked = Request("r", START, IDS[0], "s", "unheard-of", parent=IDS[1], command_id="c-1", payload=b"{}", time=EPOCH)
+
+    shop.do(shop.record(TOPICS.requests, IDS[0], asked.payload, asked.headers()), shop.start(saga="unheard-of"))
+
+    assert [dict(record.headers or ()).get(letters.ANSWERED) for record in shop.quarantined] == [b"refused", None]
 
 
 def test_a_request_just_young_enough() -> None:
