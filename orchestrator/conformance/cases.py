@@ -290,6 +290,17 @@ def _unknown_headers(talk: Talk) -> None:
     talk.expect_effects(1)
 
 
+@_case("ordering-key")
+def _ordering_key(talk: Talk) -> None:
+    """A command's key may be another than its saga's id; that of the answer is the saga's id all the same."""
+    command = talk.command()
+    talk.send_records([(command, talk.record(command)._replace(key=b"customer-7"))])
+    talk.expect_outcome(command, "done")
+    for answer in talk.answers(command):
+        talk.expect("key of the answer", command.saga_id.encode(), answer.key)
+    talk.expect_effects(1)
+
+
 @_case("aborted-command")
 def _aborted_command(talk: Talk) -> None:
     """A command of a Kafka transaction that was aborted was never sent: it is not handled (read_committed)."""

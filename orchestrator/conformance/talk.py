@@ -232,7 +232,7 @@ class Talk:
             self.expect(f"effects of saga {self.saga(saga)}", expected, self.subject.effects(self.saga(saga)))
 
 
-def header(record: Record, name: str) -> str:
+def header(record: Record | OutRecord, name: str) -> str:
     """A header as text; empty where it is absent or no text."""
     try:
         return Headers(record.headers).optional(name) or ""
