@@ -52,8 +52,6 @@ class Twins:
     def __init__(self, make: Callable[[bool], Driven], payload: object) -> None:
         self.cached, self.replaying = make(True), make(False)
         self.payload = payload
-        self.turned_back: list[int] = []
-        self.undoing: set[int] = set()
 
     def do(self, act: Act) -> None:
         ended, hold = self.cached.state.ended, self.cached.state.hold
@@ -66,7 +64,6 @@ class Twins:
             assert not (ended and first.events), "the ended absorb"
             if hold is not None and self.cached.state.hold is not None and len(first.events) < 2:
                 assert first.effects == [], "a held saga sends nothing"
-            self._check_undoing(first)
 
     def _do(self, twin: Driven, act: Act) -> Decision | str | None:  # noqa: C901  # a case for each kind of act
         try:
@@ -103,17 +100,21 @@ class Twins:
             return str(error)
         return None
 
-    def _check_undoing(self, decision: Decision) -> None:
-        """What is undone is decided when the saga turns back, and the pivot forbids it."""
+    def _turned_back(self) -> tuple[int, list[int], set[int]]:
+        """Where it turned back in its history, what was to undo then, and what was being undone already.
+
+        From the history: it may have turned back before the first act, as a fork of one that was about to.
+        """
         history = self.cached.history
-        for at, (event, _) in enumerate(history[len(history) - len(decision.events) :], len(history)):
+        for at, (event, _) in enumerate(history):
             if isinstance(event, e.CompensationStarted):
-                before = fold(history[: at - len(decision.events) + 1])
-                self.turned_back = [call.made.number for call in before.to_undo()]
-                self.undoing = {number for number, call in before.open.items() if call.undoing}
-                pivots = [c for c in before.calls.values() if c.made.kind == "pivot"]
-                assert all(c.status in (CallStatus.REFUSED, CallStatus.FAILED) for c in pivots)
-                assert not before.pivot_passed
+                then = fold(history[: at + 1])
+                pivots = [call for call in then.calls.values() if call.made.kind == "pivot"]
+                assert all(call.status in (CallStatus.REFUSED, CallStatus.FAILED) for call in pivots)
+                assert not then.pivot_passed
+                undoing = {number for number, call in then.open.items() if call.undoing}
+                return at, [call.made.number for call in then.to_undo()], undoing
+        return len(history), [], set()
 
     def finish(self) -> None:
         """Everybody answers and an operator resumes whatever is held, until nothing more can happen."""
@@ -141,16 +142,15 @@ class Twins:
         state, history = self.cached.state, [event for event, _ in self.cached.history]
         undone = [event.number for event in history if isinstance(event, e.CallUndone)]
         assert len(undone) == len(set(undone)), "each once"
-        kinds = [type(event) for event in history]
-        turned = kinds.index(e.CompensationStarted) if e.CompensationStarted in kinds else len(history)
+        turned, to_undo, undoing = self._turned_back()
         sent = [event.number for event in history[turned:] if isinstance(event, e.UndoSent)]
-        first_sent = [number for number in dict.fromkeys(sent) if number not in self.undoing]
-        assert first_sent == self.turned_back[: len(first_sent)], "in reverse order of completion"
+        first_sent = [number for number in dict.fromkeys(sent) if number not in undoing]
+        assert first_sent == to_undo[: len(first_sent)], "in reverse order of completion"
         if state.status is Status.COMPLETED:
             assert not state.open, "whoever completed has all its answers"
         if turned < len(history) and state.ended:
             after = [event.number for event in history[turned:] if isinstance(event, e.CallUndone)]
-            assert set(after) == {*self.turned_back, *self.undoing}, "exactly the done and in-doubt ones"
+            assert set(after) == {*to_undo, *undoing}, "exactly the done and in-doubt ones"
         ids: dict[str, tuple[str, str, int, bytes]] = {}
         for command in self.cached.sent:
             what = (command.type, command.phase, command.attempt, command.payload)
