@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from sqlalchemy import Connection, text
 
-from kompensate.outbox.tables import INBOX, OUTBOX
+from kompensate.outbox.tables import IDEMPOTENCY, INBOX, OUTBOX
 
 INBOX_ROWS_MAX = 5_000
 """Inbox rows deleted in one transaction: some 20 ms, for which its commands wait."""
@@ -52,6 +52,13 @@ class Retention:
         deleted = connection.execute(_FORGET, {"days": self._inbox_days, "most": INBOX_ROWS_MAX}).rowcount
         return deleted == INBOX_ROWS_MAX
 
+    def forget_outside(self, connection: Connection) -> bool:
+        """The same of the requests of outside calls that have their answer: for services that make any."""
+        if connection.dialect.name == "sqlite":
+            return False
+        deleted = connection.execute(_FORGET_OUTSIDE, {"days": self._inbox_days, "most": INBOX_ROWS_MAX}).rowcount
+        return deleted == INBOX_ROWS_MAX
+
 
 def drop(connection: Connection, table: str) -> None:
     """Drop one day's table of the outbox. The caller commits. Raises the database's error where others hold it."""
@@ -65,9 +72,14 @@ _POSITIONS = text(
     "CASE WHEN bool_and(confirmed_flush_lsn IS NOT NULL) THEN min(confirmed_flush_lsn - '0/0')::bigint END "
     "FROM pg_replication_slots WHERE slot_type = 'logical' AND database = current_database()"
 )
+# What an outside call still needs is kept, however old: its outcome may be unknown for weeks.
 _FORGET = text(
     f"DELETE FROM {INBOX} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {INBOX} "  # noqa: S608 our own names
-    "WHERE received_at < now() - CAST(:days AS interval) LIMIT :most))"
+    "WHERE received_at < now() - CAST(:days AS interval) AND state IN ('answered', 'cancelled') LIMIT :most))"
+)
+_FORGET_OUTSIDE = text(
+    f"DELETE FROM {IDEMPOTENCY} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {IDEMPOTENCY} "  # noqa: S608 our own names
+    "WHERE created_at < now() - CAST(:days AS interval) AND status = 'closed' LIMIT :most))"
 )
 _DAYS = text(
     "SELECT child.relname FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid "  # noqa: S608 our own names

@@ -63,7 +63,8 @@ BEGIN
 END $$;
 
 -- Which commands this service has seen, and what it answered. Half of each page is kept free, because
--- every row is updated once, in the transaction that inserted it.
+-- every row is updated once, in the transaction that inserted it. A row that is left claimed or deferred belongs to
+-- an outside call: nobody but its owner takes it up before its lease has passed, and without a lease nobody does.
 CREATE TABLE IF NOT EXISTS inbox (
     consumer     text NOT NULL,
     command_id   text NOT NULL,
@@ -80,6 +81,55 @@ CREATE TABLE IF NOT EXISTS inbox (
 
 -- Rows come in the order of time: this finds the old ones, at next to no cost for the new ones.
 CREATE INDEX IF NOT EXISTS inbox_received_at ON inbox USING brin (received_at) WITH (autosummarize = on);
+
+-- Rows without a lease, which is all of those that were handled inside one transaction, are not in it.
+DO $$
+BEGIN
+    IF to_regclass('inbox_lease') IS NULL THEN
+        CREATE INDEX inbox_lease ON inbox (consumer, lease) WHERE lease IS NOT NULL;
+    END IF;
+END $$;
+
+-- Commands that are handled outside of the transaction, and compensations that wait for them: the record as it lay in
+-- its topic until the command has its answer, and the request that the idempotency key (the command's id) stands for.
+CREATE TABLE IF NOT EXISTS idempotency (
+    consumer         text NOT NULL,
+    command_id       text NOT NULL,
+    request_hash     text NOT NULL,               -- SHA-256 of type and payload, in hex
+    -- kept: nothing went out. called: a call may have arrived. asked: past retrying, its query tells.
+    -- unknown: nobody could tell, see the dead letter. closed: answered or cancelled.
+    status           text NOT NULL CHECK (status IN ('kept', 'called', 'asked', 'unknown', 'closed')),
+    contract         text NOT NULL,
+    waits_for        text,                        -- the command whose outcome this compensation waits for
+    tries            integer NOT NULL DEFAULT 0,  -- calls begun
+    asks             integer NOT NULL DEFAULT 0,  -- queries begun
+    doubt            boolean NOT NULL DEFAULT false,  -- one of the calls came to no definite end
+    spent            double precision NOT NULL DEFAULT 0,  -- seconds of the budget
+    called_at        timestamptz,                 -- when the key went out first
+    progress         text,                        -- what the handler said last, JSON
+    reason           text,                        -- the newest trouble
+    record_topic     text,
+    record_partition integer,
+    record_offset    bigint,
+    record_key       bytea,
+    record_value     bytea,
+    record_headers   text,                        -- JSON: [[name, base64 or null], …]
+    created_at       timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (consumer, command_id)
+);
+CREATE INDEX IF NOT EXISTS idempotency_waits_for ON idempotency (consumer, waits_for) WHERE waits_for IS NOT NULL;
+
+-- The breaker of each outside command, shared by the service's processes.
+CREATE TABLE IF NOT EXISTS breaker (
+    consumer      text NOT NULL,
+    contract      text NOT NULL,
+    state         text NOT NULL CHECK (state IN ('closed', 'open', 'half-open')),
+    failures      integer NOT NULL,
+    opened_at     timestamptz,
+    probe         text,                           -- the one command that may call while it is half-open
+    probe_until   timestamptz,
+    PRIMARY KEY (consumer, contract)
+);
 
 -- Insert-only: deletes by the retention are not messages, and no REPLICA IDENTITY is needed.
 DO $$

@@ -22,3 +22,18 @@ CREATE TABLE IF NOT EXISTS saga_lock_wait (
     name text NOT NULL, app text NOT NULL, saga_id text NOT NULL, ticket integer NOT NULL,
     since real NOT NULL, seen_at real NOT NULL, PRIMARY KEY (name, app, saga_id)
 );
+CREATE INDEX IF NOT EXISTS inbox_lease ON inbox (consumer, lease) WHERE lease IS NOT NULL;
+CREATE TABLE IF NOT EXISTS idempotency (
+    consumer text NOT NULL, command_id text NOT NULL, request_hash text NOT NULL,
+    status text NOT NULL CHECK (status IN ('kept', 'called', 'asked', 'unknown', 'closed')),
+    contract text NOT NULL, waits_for text, tries integer NOT NULL DEFAULT 0, asks integer NOT NULL DEFAULT 0,
+    doubt boolean NOT NULL DEFAULT false, spent real NOT NULL DEFAULT 0, called_at text, progress text, reason text,
+    record_topic text, record_partition integer, record_offset integer, record_key blob, record_value blob,
+    record_headers text, created_at text NOT NULL DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY (consumer, command_id)
+);
+CREATE INDEX IF NOT EXISTS idempotency_waits_for ON idempotency (consumer, waits_for) WHERE waits_for IS NOT NULL;
+CREATE TABLE IF NOT EXISTS breaker (
+    consumer text NOT NULL, contract text NOT NULL,
+    state text NOT NULL CHECK (state IN ('closed', 'open', 'half-open')), failures integer NOT NULL,
+    opened_at text, probe text, probe_until text, PRIMARY KEY (consumer, contract)
+);

@@ -1,4 +1,4 @@
-"""The outbox and inbox tables: their columns, how they are made, and the outbox's daily partitions.
+"""Outbox, inbox and the tables of outside calls: their columns, how they are made, the outbox's daily partitions.
 
 The statements stand in `schema.sql` (and `schema_sqlite.sql`), which may be run by hand or by a migration
 tool. Whoever carries rows to Kafka, our relay or Debezium, makes a record's headers by HEADER_COLUMNS.
@@ -30,6 +30,7 @@ HEADER_COLUMNS: tuple[tuple[str, str], ...] = (
 )
 
 OUTBOX, INBOX = "outbox", "inbox"
+IDEMPOTENCY, BREAKER = "idempotency", "breaker"
 PUBLICATION = "kompensate_outbox"
 
 # Partitions are made this many days ahead, so that a participant that was stopped over a weekend, or may
@@ -44,7 +45,7 @@ class MissingTables(RuntimeError):
 
 
 def create_tables(connection: Connection) -> None:
-    """Make both tables, the publication and the first partitions, where absent. The caller commits."""
+    """Make the tables, the publication and the first partitions, where absent. The caller commits."""
     if connection.dialect.name == "sqlite":
         for statement in _statements("schema_sqlite.sql"):
             connection.exec_driver_sql(statement)
@@ -55,13 +56,17 @@ def create_tables(connection: Connection) -> None:
     ensure_partitions(connection)
 
 
-def check_tables(connection: Connection) -> None:
-    """Raise MissingTables where the outbox or the inbox is not there, or the outbox is of an older form."""
+def check_tables(connection: Connection, *, outside: bool = False) -> None:
+    """Raise MissingTables where the outbox or the inbox is not there, or the outbox is of an older form.
+
+    `outside`: the tables of outside calls are needed too.
+    """
     found = inspect(connection)
-    missing = [table for table in (OUTBOX, INBOX) if not found.has_table(table)]
+    needed = (OUTBOX, INBOX, IDEMPOTENCY, BREAKER) if outside else (OUTBOX, INBOX)
+    missing = [table for table in needed if not found.has_table(table)]
     if missing:
         raise MissingTables(
-            f"database {connection.engine.url.database!r}: expected tables {OUTBOX} and {INBOX}, "
+            f"database {connection.engine.url.database!r}: expected tables {' and '.join(needed)}, "
             f"got no {' and no '.join(missing)}: run kompensate/outbox/schema.sql in it, or create_tables()"
         )
     # Not by SQLAlchemy's inspector, which warns of xid8; nor from the table, which a service may only write to.

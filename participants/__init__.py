@@ -4,7 +4,7 @@ Declare with `Participant`; run with `kompensate participant`, or `Service` and 
 `kompensate.participants.main`.
 """
 
-from kompensate.participants.outcome import Call, Refused, Retry
+from kompensate.participants.outcome import Call, Failed, OutsideCall, Refused, Retry
 from kompensate.participants.participant import Participant
 
-__all__ = ["Call", "Participant", "Refused", "Retry"]
+__all__ = ["Call", "Failed", "OutsideCall", "Participant", "Refused", "Retry"]

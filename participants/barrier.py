@@ -5,14 +5,16 @@ were claimed before, in the transaction that asks, so nobody else can change the
 
     what arrives                           what the inbox knows              verdict
     any command                            it was answered                   REPEAT the stored reply
-    any command                            claimed or deferred, committed    WAIT
+    any command                            claimed or deferred, committed    IN_HAND: its answer comes
     forward                                cancelled                         LATE: refused
     forward                                nothing, and it has expired       EXPIRED
     forward                                nothing                           RUN
     compensation, itself unknown           its command is unknown            EMPTY: cancel the command, done
     compensation, itself unknown           its command was done              RUN
     compensation, itself unknown           its command ended otherwise       NOTHING to undo, done
-    compensation, itself unknown           its command claimed or deferred   WAIT
+    compensation, itself unknown           its command deferred: not called  CANCEL it, done; or WAIT if it just was
+    compensation, itself unknown           its command claimed: a call is    WAIT for its end
+                                           out, or was and is in doubt
 """
 
 from enum import Enum, auto
@@ -30,13 +32,15 @@ class Verdict(Enum):
     EXPIRED = auto()
     EMPTY = auto()
     NOTHING = auto()
+    IN_HAND = auto()
+    CANCEL = auto()
     WAIT = auto()
 
 
 def judge(command: Command, own: Entry | None, forward: Entry | None, now_ms: int) -> Verdict:
     """The verdict on `command`; None for what the inbox did not know. `forward` is of the command it compensates."""
     if own is not None:
-        return {"answered": Verdict.REPEAT, "cancelled": Verdict.LATE}.get(own.state, Verdict.WAIT)
+        return {"answered": Verdict.REPEAT, "cancelled": Verdict.LATE}.get(own.state, Verdict.IN_HAND)
     if command.phase == "forward":
         expired = command.expires_at is not None and command.expires_at < now_ms
         return Verdict.EXPIRED if expired else Verdict.RUN
@@ -44,4 +48,4 @@ def judge(command: Command, own: Entry | None, forward: Entry | None, now_ms: in
         return Verdict.EMPTY
     if forward.state == "answered":
         return Verdict.RUN if forward.outcome == "done" else Verdict.NOTHING
-    return Verdict.NOTHING if forward.state == "cancelled" else Verdict.WAIT
+    return {"cancelled": Verdict.NOTHING, "deferred": Verdict.CANCEL}.get(forward.state, Verdict.WAIT)

@@ -16,6 +16,7 @@ from kompensate.outbox.retention import Retention, drop
 from kompensate.outbox.tables import check_tables, create_tables, ensure_partitions
 from kompensate.participants.database import adopt, connect
 from kompensate.participants.kafka import KafkaGrave, KafkaSource
+from kompensate.participants.outside.desk import Desk
 from kompensate.participants.participant import Participant
 from kompensate.participants.runner import Runner
 from kompensate.participants.settings import Settings
@@ -111,16 +112,17 @@ class Service:
         with self._engine.begin() as connection:
             if self._create:
                 create_tables(connection)
-            check_tables(connection)
+            check_tables(connection, outside=self._participant.calls_outside)
         dead = dead_topic(name, self._prefix)
         commands = commands_topic(name, self._prefix)
         source = KafkaSource(self._bootstrap, commands, f"{self._prefix}{name}", self._kafka)
         undo.callback(source.close)
         source.check(dead)
         grave = KafkaGrave(self._bootstrap, dead, self._kafka)
-        self._unit = Unit(self._participant, self._engine, group_seconds=self._settings.group_seconds)
+        desk = Desk(self._participant, self._engine, grave.bury) if self._participant.calls_outside else None
+        self._unit = Unit(self._participant, self._engine, desk=desk, group_seconds=self._settings.group_seconds)
         log.info("participant %s joins to take %s from %s", name, ", ".join(self._participant.contracts), commands)
-        return Runner(source, grave, self._unit.handle, self._settings, chore=self._keep_house)
+        return Runner(source, grave, self._unit.handle, self._settings, chore=self._keep_house, outside=desk)
 
     def _work(self) -> None:
         assert self._runner is not None
@@ -149,6 +151,8 @@ class Service:
                 log.info("made partition %s", partition)
         with self._engine.begin() as connection:
             more = self._retention.forget_inbox(connection)
+            if self._participant.calls_outside:
+                more = self._retention.forget_outside(connection) or more
             gone = self._retention.droppable(connection)
         for partition in gone:
             with self._engine.begin() as connection:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints, is_typeddict, overload
 
-from kompensate.participants.outcome import Call
+from kompensate.participants.outcome import Call, OutsideCall
+from kompensate.participants.outside.options import External
 from kompensate.schemas.topics import check_name
 
 if TYPE_CHECKING:  # it brings msgspec and fastavro, and declaring handlers needs neither
@@ -42,13 +43,17 @@ class BadHandler(TypeError):
 
 @dataclass(frozen=True)  # no slots: what is asked of it for each command is found out once
 class Handler:
-    """A function with the contract it serves. `offers` names what it asks for, by parameter."""
+    """A function with the contract it serves. `offers` names what it asks for, by parameter.
+
+    `external`: it runs outside of the transaction, under these guards.
+    """
 
     contract: str
     function: Callable[..., object]
     payload_type: Any
     offers: tuple[tuple[str, str], ...]
     result_name: str | None
+    external: External | None = None
 
     @cached_property
     def is_async(self) -> bool:
@@ -106,6 +111,30 @@ class Participant:
             return lambda function: self._add(function, what)
         return self._add(what, None)
 
+    def external(
+        self,
+        name: str | None = None,
+        /,
+        *,
+        timeout: float = External.timeout,
+        tries: int = External.tries,
+        budget: float = External.budget,
+        concurrent: int = External.concurrent,
+        breaker_failures: int = External.breaker_failures,
+        breaker_seconds: float = External.breaker_seconds,
+        window: float = External.window,
+        reconcile: Callable[..., object] | None = None,
+    ) -> Callable[[Function], Function]:
+        """Decorator: this function, plain or async, handles its command outside of the database transaction.
+
+        `timeout`, `budget`, `breaker_seconds` and `window` are in seconds; `External` says what each bounds.
+        `reconcile(command, call)` is asked what became of a call that may not be repeated: it returns the result,
+        raises Refused or Failed (nothing was done), or anything else where it cannot tell. Raises BadHandler and
+        ValueError.
+        """
+        options = External(timeout, tries, budget, concurrent, breaker_failures, breaker_seconds, window, reconcile)
+        return lambda function: self._add(function, name, options)
+
     def handler(self, contract: str) -> Handler | None:
         """Who handles commands of this type, or None."""
         return self._handlers.get(contract)
@@ -116,12 +145,17 @@ class Participant:
         return tuple(self._handlers.values())
 
     @property
+    def calls_outside(self) -> bool:
+        """Whether any of its handlers runs outside of the transaction."""
+        return any(handler.external is not None for handler in self._handlers.values())
+
+    @property
     def contracts(self) -> tuple[str, ...]:
         """The command types it takes, sorted."""
         return tuple(sorted(self._handlers))
 
-    def _add(self, function: Function, name: str | None) -> Function:
-        handler = _inspect(self.name, function, name)
+    def _add(self, function: Function, name: str | None, external: External | None = None) -> Function:
+        handler = _inspect(self.name, function, name, external)
         known = self._handlers.get(handler.contract)
         if known is not None:
             raise BadHandler(
@@ -131,7 +165,9 @@ class Participant:
         return function
 
 
-def _inspect(service: str, function: Callable[..., object], name: str | None) -> Handler:
+def _inspect(
+    service: str, function: Callable[..., object], name: str | None, external: External | None = None
+) -> Handler:
     title = _title(function)
     try:
         hints = get_type_hints(function)
@@ -148,7 +184,7 @@ def _inspect(service: str, function: Callable[..., object], name: str | None) ->
             f"{payload_type}: "
             'name it with handles("Name")'
         )
-    offers = tuple((p.name, _offer(title, p, hints.get(p.name))) for p in parameters[1:])
+    offers = tuple((p.name, _offer(title, p, hints.get(p.name), external)) for p in parameters[1:])
     result = hints.get("return")
     handler = Handler(
         contract=f"{service}.{check_name('command', command)}",
@@ -156,16 +192,24 @@ def _inspect(service: str, function: Callable[..., object], name: str | None) ->
         payload_type=payload_type,
         offers=offers,
         result_name=str(getattr(result, "__name__", None)) if is_typeddict(result) else None,
+        external=external,
     )
     if handler.wants_async_session and not handler.is_async:
         raise BadHandler(f"{title}: expected async def, as it asks for an AsyncSession, got def: or ask for a Session")
     return handler
 
 
-def _offer(title: str, parameter: inspect.Parameter, hint: Any) -> str:
+def _offer(title: str, parameter: inspect.Parameter, hint: Any, external: External | None) -> str:
     """What a parameter asks for."""
-    if hint is Call:
+    if hint is Call or (hint is None and parameter.name == "call"):
         return "call"
+    if external is not None:
+        if hint is OutsideCall:
+            return "call"
+        raise BadHandler(
+            f"{title}: expected at most a Call or OutsideCall after the command, since it runs outside of the "
+            f"database transaction, got {parameter}"
+        )
     for base in getattr(get_origin(hint) or hint, "__mro__", ()):
         offer = _BY_CLASS.get((base.__module__.partition(".")[0], base.__name__))
         if offer is not None:

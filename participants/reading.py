@@ -4,8 +4,12 @@ Whoever sent a spoilt command is answered *failed* if the record names who that 
 becomes a dead letter and the others go on.
 """
 
+from kompensate.participants.participant import Handler, Participant
 from kompensate.participants.ports import Record
+from kompensate.schemas.envelope import content_type
+from kompensate.schemas.formats import payloads_of
 from kompensate.schemas.messages import JSON, BadMessage, Command, Headers
+from kompensate.schemas.payloads import BadPayload
 
 _PARTITION_MAX = 2**31 - 1  # Kafka's int32, and the outbox column's
 
@@ -25,6 +29,20 @@ def read(record: Record) -> tuple[Command | None, str | None]:
             return None, f"{problem}; nobody to answer: {worse}" if str(worse) != problem else problem
     unwritable = _unwritable(command)
     return (None, unwritable) if unwritable else (command, problem)
+
+
+def payload_of(participant: Participant, command: Command) -> tuple[Handler, object]:
+    """Who handles the command, and its payload as he takes it. Raises BadPayload, and PayloadUnavailable."""
+    handler = participant.handler(command.type)
+    if handler is None:
+        known = ", ".join(participant.contracts) or "none"
+        raise BadPayload(f"command type: expected one of {known}, got {command.type!r}")
+    kind = command.content_type.partition(";")[0].strip().lower()
+    expected = content_type(command.payload)
+    if kind not in (expected, JSON) and not kind.endswith("+json"):
+        raise BadPayload(f"payload of {command.type}: expected content type {expected}, got {command.content_type!r}")
+    payloads = payloads_of(participant.payloads, command.source, command.saga_id)
+    return handler, payloads.decode(command.payload, handler.payload_type)
 
 
 def _answerable(headers: Headers) -> Command:

@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import TypeAlias
 
+from kompensate.participants.outside.desk import Desk
 from kompensate.participants.ports import DeadLetter, Grave, Place, Record, Source, Unburied
 from kompensate.participants.reading import read
 from kompensate.participants.settings import Settings
-from kompensate.participants.unit import Bury, Later, Order, Result, Settled, Undone, Unreachable
+from kompensate.participants.unit import Bury, Kept, Later, Order, Result, Settled, Undone, Unreachable
 from kompensate.schemas.faults import fault
 from kompensate.schemas.messages import Command
 
@@ -36,7 +37,8 @@ Handle: TypeAlias = Callable[[Sequence[Order], Bury], list[Result]]
 class Parcel:
     """A command on its way through: its record, what was read from it, and how often it was tried.
 
-    `command` is None where nobody can be answered; `doom` is why it cannot be handled.
+    `command` is None where nobody can be answered; `doom` is why it cannot be handled. `kept`: the database had it, so
+    no offset waits for it, and it is ours wherever its partition is.
     """
 
     record: Record
@@ -46,6 +48,7 @@ class Parcel:
     tries: int = 0
     due: float = 0.0
     buried: bool = False
+    kept: bool = False
 
 
 @dataclass(slots=True)
@@ -80,6 +83,7 @@ class Runner:
         settings: Settings,
         *,
         chore: Callable[[], bool] = lambda: False,
+        outside: Desk | None = None,
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -89,6 +93,7 @@ class Runner:
         self._handle_group = handle
         self._settings = settings
         self._chore = chore
+        self._outside = outside
         self._clock = clock
         self._stopping = Event()
         self._progress: dict[Place, _Progress] = {}
@@ -115,7 +120,9 @@ class Runner:
         self._source.open(self._leaving)
 
     def close(self) -> None:
-        """Commit offsets and leave the group."""
+        """Wait for outside calls that end soon, commit offsets and leave the group."""
+        if self._outside is not None:
+            self._outside.close()
         self._commit(wait=True)
         self._source.close()
         self._grave.close()
@@ -125,6 +132,10 @@ class Runner:
         self._keep_house()
         now = self._clock()
         group = self._take_due(now)
+        if self._outside is not None:
+            self._outside.turn()
+            kept = self._outside.taken(self._size - len(group))
+            group.extend(self._take_kept(record) for record in kept)
         room = min(self._size - len(group), self._settings.waiting_max - self._waiting_count())
         if room > 0:
             timeout = 0.0 if group else self.idle_seconds()
@@ -143,8 +154,11 @@ class Runner:
         progress.taken = record.offset + 1
         progress.open.add(record.offset)
         command, doom = read(record)
-        lane = record.key if record.key is not None else (record.place, record.offset)
-        return Parcel(record, command, lane, doom)
+        return Parcel(record, command, _lane(record), doom)
+
+    def _take_kept(self, record: Record) -> Parcel:
+        command, doom = read(record)
+        return Parcel(record, command, _lane(record), doom, kept=True)
 
     def _take_due(self, now: float) -> list[Parcel]:
         """The first of every lane whose time has come; it stays at the head of its lane until it is settled."""
@@ -176,7 +190,7 @@ class Runner:
         ready = []
         for parcel in parcels:
             progress = self._progress.get(parcel.record.place)
-            if progress is None or parcel.record.offset not in progress.open:
+            if not parcel.kept and (progress is None or parcel.record.offset not in progress.open):
                 continue
             lane = self._waiting.get(parcel.lane)
             if lane is None or lane[0] is parcel:
@@ -195,7 +209,7 @@ class Runner:
         if not spoken:
             return
 
-        def bury(dead: Sequence[tuple[int, Settled]]) -> None:
+        def bury(dead: Sequence[tuple[int, Settled | Kept]]) -> None:
             self._bury([(spoken[n], _letter(spoken[n], settled)) for n, settled in dead])
 
         results = self._handle_group([self._order(parcel) for parcel in spoken], bury)
@@ -225,7 +239,7 @@ class Runner:
     def _order(self, parcel: Parcel) -> Order:
         assert parcel.command is not None
         last = parcel.tries + 1 >= self._settings.tries_max
-        return Order(parcel.command, parcel.lane, last=last, doom=parcel.doom)
+        return Order(parcel.command, parcel.lane, last, parcel.doom, parcel.record, parcel.kept)
 
     def _after_undone(self, group: _Group, error: Undone) -> list[_Group]:
         """What to do next with a group whose transaction came to nothing: again, in halves, or without its handler."""
@@ -256,7 +270,7 @@ class Runner:
             else:
                 del self._waiting[parcel.lane]
         progress = self._progress.get(parcel.record.place)
-        if progress is not None:
+        if progress is not None and not parcel.kept:
             progress.open.discard(parcel.record.offset)
 
     def _wait(self, parcel: Parcel, result: Later) -> None:
@@ -278,7 +292,7 @@ class Runner:
         for place in places:
             self._progress.pop(place, None)
         for lane, parcels in list(self._waiting.items()):
-            kept = deque(parcel for parcel in parcels if parcel.record.place in self._progress)
+            kept = deque(parcel for parcel in parcels if parcel.kept or parcel.record.place in self._progress)
             if kept:
                 self._waiting[lane] = kept
             else:
@@ -321,11 +335,16 @@ class Runner:
         due = min((lane[0].due for lane in self._waiting.values()), default=now + 60)
         uncommitted = any(progress.next > progress.committed for progress in self._progress.values())
         commit = self._commit_due if uncommitted else now + 60
-        return max(0.0, min(self._settings.poll_seconds, due - now, commit - now))
+        outside = 60.0 if self._outside is None else self._outside.idle_seconds()
+        return max(0.0, min(self._settings.poll_seconds, due - now, commit - now, outside))
 
     def _waiting_count(self) -> int:
         return sum(len(lane) for lane in self._waiting.values())
 
 
-def _letter(parcel: Parcel, settled: Settled) -> DeadLetter:
+def _letter(parcel: Parcel, settled: Settled | Kept) -> DeadLetter:
     return DeadLetter(parcel.record, settled.dead or "", settled.outcome, settled.stack)
+
+
+def _lane(record: Record) -> Hashable:
+    return record.key if record.key is not None else (record.place, record.offset)

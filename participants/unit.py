@@ -3,7 +3,8 @@
     claim all ids in one statement → per command: barrier, handler at a savepoint → answers and replies in one
     statement → commit
 
-Every command comes out as Settled (its answer is committed) or Later (nothing of it is). Where the
+Every command comes out as Settled (its answer is committed), Kept (the database has it, and its answer comes when
+its outside call has ended) or Later (nothing of it is committed). Where the
 transaction as a whole did not commit, or nobody knows whether it did, `Undone` says so: the same group again
 is always right, because the inbox answers for what was committed after all. The transaction is READ COMMITTED: a
 claim that waited for another one must see what that one answered.
@@ -12,7 +13,7 @@ claim that waited for another one must see what that one answered.
 import logging
 import math
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -24,22 +25,21 @@ from kompensate.outbox.writer import Row
 from kompensate.participants import replies
 from kompensate.participants.barrier import Verdict, judge
 from kompensate.participants.calling import Caller, check_suits
+from kompensate.participants.causes import contended, raise_if_whole
 from kompensate.participants.outcome import Refused, Retry, Waits, call_of
+from kompensate.participants.outside.desk import Desk
+from kompensate.participants.outside.intake import Intake
 from kompensate.participants.participant import Handler, Participant
-from kompensate.participants.ports import Unburied
+from kompensate.participants.ports import Record, Unburied
+from kompensate.participants.reading import payload_of
 from kompensate.participants.replies import Answer
 from kompensate.participants.scratch import Misuse, Scratch, guarded, watch
 from kompensate.participants.stack import stack_of
-from kompensate.schemas.envelope import content_type
 from kompensate.schemas.faults import fault
-from kompensate.schemas.formats import payloads_of
-from kompensate.schemas.messages import JSON, Command, Outcome
+from kompensate.schemas.messages import Command, Outcome
 from kompensate.schemas.payloads import BadPayload, PayloadUnavailable, check_type
 
 log = logging.getLogger("kompensate.participants")
-
-# SQLSTATEs after which the same transaction may well succeed: serialization failure, deadlock.
-_CONTENDED = ("40001", "40P01")
 
 
 class Unreachable(Exception):
@@ -59,12 +59,15 @@ class Order:
     """A command to handle. Commands of one `lane` keep their order.
 
     `last`: an unexpected error is not to be tried again. `doom`: answer failed, for this reason, unhandled.
+    `record` is where it came from; `kept`: the database had it, and this process has taken it up.
     """
 
     command: Command
     lane: Hashable
     last: bool = False
     doom: str | None = None
+    record: Record | None = None
+    kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +97,25 @@ class Later:
     seconds: float | None = None
 
 
-Result: TypeAlias = Settled | Later
-Bury: TypeAlias = Callable[[Sequence[tuple[int, Settled]]], None]
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The database has the command: its answer comes later, or was given to another delivery. `dead` as of Settled."""
+
+    dead: str | None = None
+    outcome: None = None
+    stack: None = None
+
+
+Result: TypeAlias = Settled | Kept | Later
+Bury: TypeAlias = Callable[[Sequence[tuple[int, Settled | Kept]]], None]
 
 
 class Unit:
     """Handles groups of commands of one participant in one database. Use it, and close it, in one thread.
 
     Raises BadPayload for a type it cannot read, and BadHandler for a handler that this database does not suit.
+
+    `desk` makes the outside calls: needed, else ValueError, where the participant has external handlers.
     """
 
     def __init__(
@@ -109,6 +123,7 @@ class Unit:
         participant: Participant,
         engine: Engine,
         clock: Callable[[], float] = time.time,
+        desk: Desk | None = None,
         *,
         group_seconds: float = math.inf,
         timer: Callable[[], float] = time.monotonic,
@@ -117,7 +132,10 @@ class Unit:
         for handler in participant.handlers:
             check_type(handler.payload_type)
             check_suits(handler, engine)
+            if handler.external is not None and desk is None:
+                raise ValueError(f"{handler.contract} is external: expected a Desk, got none")
         watch(engine)
+        self._desk = desk
         self._participant = participant
         self._engine = engine
         self._clock = clock
@@ -143,23 +161,28 @@ class Unit:
             raise Unreachable(f"database {self._engine.url.render_as_string()}: {error}") from error
         with connection:
             claimed = False
+            intake: Intake | None = None
             try:
                 if self._level:
                     connection.execution_options(isolation_level=self._level)
                 with guarded(connection):
-                    group = _Group(self._participant, connection, self._caller, round(self._clock() * 1000))
+                    intake = self._desk.intake(connection) if self._desk is not None else None
+                    now_ms = round(self._clock() * 1000)
+                    group = _Group(self._participant, connection, self._caller, now_ms, intake)
                     group.claim(orders)
                     claimed = True
                     fault("participant.after_claim")
                     results = self._handle_each(group, orders)
                     group.settle()
-                    dead = [(n, r) for n, r in enumerate(results) if isinstance(r, Settled) and r.dead]
+                    dead = [(n, r) for n, r in enumerate(results) if not isinstance(r, Later) and r.dead]
                     if dead:
                         bury(dead)
                     fault("participant.before_db_commit")
             except Exception as error:
                 raise _reaction(error, connection, claimed) from error
         fault("participant.after_db_commit")
+        if self._desk is not None and intake is not None:
+            self._desk.committed(intake)
         return results
 
     def _handle_each(self, group: "_Group", orders: Sequence[Order]) -> list[Result]:
@@ -185,12 +208,15 @@ class _Group:
     connection: Connection
     caller: Caller
     now_ms: int
+    intake: Intake | None = None
     book: dict[str, Entry | None] = field(default_factory=dict)
     fresh: set[str] = field(default_factory=set)
     settled: set[str] = field(default_factory=set)
     cancelled: set[str] = field(default_factory=set)
     held: set[Hashable] = field(default_factory=set)
     rows: list[Row] = field(default_factory=list)
+    taken_up: set[str] = field(default_factory=set)
+    kept: set[str] = field(default_factory=set)
     scratch: Scratch | None = None
     stack: str | None = None
 
@@ -200,25 +226,37 @@ class _Group:
         ids += [order.command.compensates for order in orders if order.command.compensates is not None]
         self.book = inbox.claim(self.connection, self.participant.name, ids)
         self.fresh = {command_id for command_id, entry in self.book.items() if entry is None}
+        if self.intake is not None:
+            self.taken_up = self.intake.mine([order.command.id for order in orders if order.kept])
+            for command_id in self.taken_up:
+                self.book[command_id] = None  # ours to begin, as if it had just come
 
     def handle(self, order: Order) -> Result:
         """One command through the barrier; its row, if it is answered, waits for `settle`."""
         if order.lane in self.held:
             return Later("an earlier command of its lane waits", counts=False)
         command = order.command
+        if order.kept and command.id not in self.taken_up:
+            return Kept()  # its hold passed, or it was cancelled: it is another's
         forward = None if command.compensates is None else self.book[command.compensates]
         verdict = judge(command, self.book[command.id], forward, self.now_ms)
-        answer: Answer | Later
+        answer: Answer | Kept | Later
         dead = self.stack = None
         match verdict:
             case Verdict.RUN:
                 answer, dead = self._run(order)
-            case Verdict.WAIT:
-                answer = Later("the inbox row is claimed or deferred: an external call is out", counts=False)
+            case Verdict.WAIT | Verdict.CANCEL:
+                answer = self._after_outside(order, verdict)
+            case Verdict.IN_HAND:
+                answer = Kept(self._another_request(command))
+            case Verdict.REPEAT if (another := self._another_request(command)) is not None:
+                answer = Kept(another)
             case _:
                 answer = self._without_handler(verdict, command)
         if isinstance(answer, Later):
             self.held.add(order.lane)
+            return answer
+        if isinstance(answer, Kept):
             return answer
         self.rows.append(replies.address(self.participant, command, answer))
         if self.book[command.id] is None:
@@ -232,7 +270,46 @@ class _Group:
             self.scratch.close()
         inbox.answer(self.connection, self.participant.name, self.rows, self.settled)
         inbox.cancel(self.connection, self.participant.name, sorted(self.cancelled))
-        inbox.release(self.connection, self.participant.name, sorted(self.fresh - self.settled - self.cancelled))
+        unused = self.fresh - self.settled - self.cancelled - self.kept
+        inbox.release(self.connection, self.participant.name, sorted(unused))
+        if self.intake is not None:
+            self.intake.close(sorted(self.taken_up & self.settled))
+
+    def _after_outside(self, order: Order, verdict: Verdict) -> Answer | Kept | Later:
+        """A compensation whose command is handled outside: cancel that if nobody has called yet, else wait for it."""
+        command, forward = order.command, order.command.compensates
+        assert forward is not None
+        if self.intake is None or order.record is None:
+            return Later("its command is claimed or deferred: an outside call is out", counts=False)
+        cancelled = self.intake.cancel(forward) if verdict is Verdict.CANCEL else None
+        if cancelled is not None:
+            self.book[forward] = Entry("cancelled")
+            self.rows.append(replies.address(self.participant, cancelled, self._compensated_before()))
+            return replies.nothing_to_undo(self.participant, f"command {forward} was cancelled before it was called")
+        self.intake.wait(command, order.record, kept=command.id in self.taken_up)
+        self.book[command.id] = Entry("deferred")
+        self.kept.add(command.id)
+        return Kept()
+
+    def _compensated_before(self) -> Answer:
+        return replies.refused(self.participant, "compensated before it arrived", {})
+
+    def _outside(self, order: Order, handler: Handler, payload: object) -> Kept:
+        """An external handler: it is called when this transaction stands, or later."""
+        assert self.intake is not None
+        command = order.command
+        assert order.record is not None, f"{_named(command)}: an outside command needs its record"
+        state = self.intake.take(command, order.record, handler, payload, kept=command.id in self.taken_up)
+        self.book[command.id] = Entry(state)
+        self.kept.add(command.id)
+        return Kept()
+
+    def _another_request(self, command: Command) -> str | None:
+        """Why this is another request than the one that its idempotency key was used for, if so."""
+        handler = self.participant.handler(command.type)
+        if self.intake is None or handler is None or handler.external is None:
+            return None
+        return self.intake.another_request(command)
 
     def _without_handler(self, verdict: Verdict, command: Command) -> Answer:
         own = self.book[command.id]
@@ -241,7 +318,7 @@ class _Group:
                 assert own is not None
                 return replies.stored(own)
             case Verdict.LATE:
-                return replies.refused(self.participant, "compensated before it arrived", {})
+                return self._compensated_before()
             case Verdict.EXPIRED:
                 return replies.expired(self.participant, f"expired at {command.expires_at}, read at {self.now_ms} (ms)")
             case Verdict.EMPTY:
@@ -252,16 +329,21 @@ class _Group:
             case _:
                 return replies.nothing_to_undo(self.participant, f"command {command.compensates} had no effect")
 
-    def _run(self, order: Order) -> tuple[Answer | Later, str | None]:
+    def _run(self, order: Order) -> tuple[Answer | Kept | Later, str | None]:
         """The handler's answer, or failed with the reason for which the command is a dead letter."""
         if order.doom is not None:
             return self._give_up(order.doom)
         try:
-            handler, payload = _read(self.participant, order.command)
+            handler, payload = payload_of(self.participant, order.command)
         except PayloadUnavailable as error:
             return _put_off(order.command, error)
         except BadPayload as error:
             return self._give_up(str(error))
+        if handler.external is not None:
+            return self._outside(order, handler, payload), None
+        return self._run_inside(order, handler, payload)
+
+    def _run_inside(self, order: Order, handler: Handler, payload: object) -> tuple[Answer | Later, str | None]:
         # Outside the try: a savepoint that cannot be set is the whole group's trouble, not this handler's.
         scratch = self._begin(handler) if handler.writes else None
         try:
@@ -272,7 +354,7 @@ class _Group:
                 scratch.keep()
             return answer, None
         except Exception as error:
-            _raise_if_whole(error, self.connection)
+            raise_if_whole(error, self.connection)
             if scratch is not None:
                 scratch.undo()
             if isinstance(error, Refused | Waits):
@@ -314,34 +396,10 @@ class _Group:
         return self.scratch
 
 
-def _read(participant: Participant, command: Command) -> tuple[Handler, object]:
-    """Who handles the command, and its payload as he takes it. Raises BadPayload."""
-    handler = participant.handler(command.type)
-    if handler is None:
-        known = ", ".join(participant.contracts) or "none"
-        raise BadPayload(f"command type: expected one of {known}, got {command.type!r}")
-    kind = command.content_type.partition(";")[0].strip().lower()
-    expected = content_type(command.payload)
-    if kind not in (expected, JSON) and not kind.endswith("+json"):
-        raise BadPayload(f"payload of {command.type}: expected content type {expected}, got {command.content_type!r}")
-    payloads = payloads_of(participant.payloads, command.source, command.saga_id)
-    return handler, payloads.decode(command.payload, handler.payload_type)
-
-
 def _put_off(command: Command, error: PayloadUnavailable) -> tuple[Later, None]:
     """Neither its sender nor its handler is wrong: it waits until key, codec or blob are there."""
     log.error("%s waits: %s", _named(command), error, extra=_extra(command))
     return Later(str(error), counts=False, outage=True), None
-
-
-def _raise_if_whole(error: Exception, connection: Connection) -> None:
-    """Raise what undoes the whole transaction, not the handler alone: contention, a lost connection, a COMMIT."""
-    transaction = connection.get_transaction()
-    if transaction is None or not transaction.is_active:
-        raise error
-    for cause in _causes(error):
-        if _sqlstate(cause) in _CONTENDED or getattr(cause, "connection_invalidated", False):
-            raise error
 
 
 def _reaction(error: Exception, connection: Connection, claimed: bool) -> Exception:
@@ -355,21 +413,7 @@ def _reaction(error: Exception, connection: Connection, claimed: bool) -> Except
     text = replies.said(error)
     if lost and not claimed:
         return Unreachable(text)
-    return Undone(text, contended=any(_sqlstate(cause) in _CONTENDED for cause in _causes(error)))
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and all it came from, the driver's own included."""
-    current: BaseException | None = error
-    while current is not None:
-        yield current
-        driver = getattr(current, "orig", None)
-        current = driver if isinstance(driver, BaseException) else current.__cause__ or current.__context__
-
-
-def _sqlstate(error: BaseException) -> str | None:
-    found = getattr(error, "sqlstate", None)
-    return found if isinstance(found, str) else None
+    return Undone(text, contended=contended(error))
 
 
 def _named(command: Command) -> str:

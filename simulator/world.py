@@ -18,6 +18,8 @@ from kompensate.orchestrator.testing import InlineSteps, MemoryBroker, MemoryLog
 from kompensate.orchestrator.testing.log import MemoryProducer
 from kompensate.orchestrator.worker.loop import Loop
 from kompensate.orchestrator.worker.transactions import Producer
+from kompensate.participants.outside.desk import Desk
+from kompensate.participants.outside.tries import Inline
 from kompensate.participants.participant import Participant
 from kompensate.participants.runner import Runner
 from kompensate.participants.settings import Settings as ParticipantSettings
@@ -104,16 +106,30 @@ class World:
         """One more participant of this service."""
         database = self.databases[service]
         source = MemorySource(self.broker, self.topics.commands(service), service, self.clock)
-        unit = Unit(self.participants[service], database.engine, lambda: self.clock.now() / 1000)
+        grave = MemoryGrave(self.broker, self.topics.dead(service))
+        desk = self._desk(database, grave) if self.participants[service].calls_outside else None
+        unit = Unit(self.participants[service], database.engine, lambda: self.clock.now() / 1000, desk)
         runner = Runner(
             source,
-            MemoryGrave(self.broker, self.topics.dead(service)),
+            grave,
             unit.handle,
             settings,
+            outside=desk,
             clock=self.clock.monotonic,
             uniform=self.random.uniform,
         )
         return ParticipantProcess(f"{service}-{number}", service, source, runner, database)
+
+    def _desk(self, database: Database, grave: MemoryGrave) -> Desk:
+        """A participant's outside calls: made at once, in the thread of all loops."""
+        return Desk(
+            self.participants[database.service],
+            database.engine,
+            grave.bury,
+            clock=lambda _connection: self.clock.now() / 1000,
+            monotonic=self.clock.monotonic,
+            hands=Inline,
+        )
 
     def relay(
         self,

@@ -30,7 +30,7 @@ from kompensate.orchestrator.kernel.events import CallUndone
 from kompensate.orchestrator.reading.outcomes import Sent
 from kompensate.orchestrator.testing import SagaHandle, SagaTest, assert_replays, done, in_turn, late, refused
 from kompensate.outbox.client import AsyncOutboxClient, OutboxClient
-from kompensate.participants import Call, Participant, Refused, locks
+from kompensate.participants import Call, Failed, OutsideCall, Participant, Refused, Retry, locks
 from kompensate.schemas.avro import AvroPayloads
 from kompensate.schemas.claim_check import ClaimCheck
 from kompensate.schemas.compression import Zlib, Zstd
@@ -182,6 +182,18 @@ def charge(command: Charge, session: Session, call: Call) -> Charged:
     released: list[str] = locks.release(session, call) if locks.confirm(session, call, "till") == token else []
     assert released
     return Charged(f"{call.id}/{session.is_active}")
+
+
+def find_charge(command: Charge, call: OutsideCall) -> Charged:
+    assert_type(call.timeout, float)
+    raise Failed("no such charge")
+
+
+@service.external("ChargeOutside", timeout=5, window=3600, reconcile=find_charge)
+async def charge_outside(command: Charge, call: OutsideCall) -> Charged:
+    call.heartbeat({"pages": 1})
+    assert_type(call.cancelled, bool)
+    raise Retry("later")
 
 
 @service.handles("payments.Refund")

@@ -18,6 +18,7 @@ VERBS = {
     "worker": ("kompensate.orchestrator.cli.worker:worker", "Run an application's sagas."),
     "participant": ("kompensate.orchestrator.cli.participant:participant", "Run a service's handlers."),
     "conform": ("kompensate.orchestrator.cli.conform:conform", "Try a participant with every case of the barrier."),
+    "outside": ("kompensate.orchestrator.cli.outside:outside", "See and end a service's outside calls."),
     "relay": ("kompensate.orchestrator.cli.relay:relay", "Carry services' outboxes to Kafka."),
     "intake": ("kompensate.orchestrator.cli.intake:intake", "Start and signal sagas from existing topics."),
     "start": ("kompensate.orchestrator.cli.start:start", "Start a saga."),

@@ -349,3 +349,48 @@ def test_wrong_usage(app: Path, arguments: list[str], said: str) -> None:
 
     assert done.returncode == 2, done.stderr
     assert said in done.stderr
+
+
+OUTSIDE = """
+from dataclasses import dataclass
+
+from kompensate.orchestrator import Application, Context, Service, saga
+from kompensate.participants import OutsideCall, Participant, Retry
+
+payments = Service("payments")
+till = Participant("payments")
+calls = []
+
+
+@dataclass
+class Charge:
+    cents: int
+
+
+@till.external()
+async def charge(command: Charge, call: OutsideCall) -> str:
+    calls.append(call.id)
+    if len(calls) == 1:
+        raise Retry("not now")
+    return f"charged {command.cents} under one key: {len(set(calls)) == 1}"
+
+
+@saga("paying")
+async def paying(ctx: Context, cents: int) -> None:
+    if await ctx.call(payments, Charge(cents)) != "charged 45 under one key: True":
+        raise ValueError("what was charged?")
+
+
+app = Application("shop", [paying], services=[payments])
+"""
+
+
+def test_outside_calls_are_made(tmp_path: Path) -> None:
+    """In place, one at a time; what is to be tried again is, and the saga gets the result."""
+    (tmp_path / "app.py").write_text(OUTSIDE, encoding="utf-8")
+
+    done = run("--light", "app.py", "--start", "paying", "--id", "p", "--input", "45", directory=tmp_path)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert kinds(done.stdout, "p")[-1] == "SagaCompleted"
+    assert "outside call 1: Retry: not now" in done.stderr

@@ -20,8 +20,8 @@ _CLAIMED, _DEFERRED, _CANCELLED = Entry("claimed"), Entry("deferred"), Entry("ca
     [
         (None, Verdict.RUN),
         (_CANCELLED, Verdict.LATE),
-        (_CLAIMED, Verdict.WAIT),
-        (_DEFERRED, Verdict.WAIT),
+        (_CLAIMED, Verdict.IN_HAND),
+        (_DEFERRED, Verdict.IN_HAND),
         *((entry, Verdict.REPEAT) for entry in _ANSWERED.values()),
     ],
 )
@@ -36,7 +36,7 @@ def test_a_forward_command(own: Entry | None, verdict: Verdict) -> None:
         (None, Verdict.EMPTY),
         (_CANCELLED, Verdict.NOTHING),
         (_CLAIMED, Verdict.WAIT),
-        (_DEFERRED, Verdict.WAIT),
+        (_DEFERRED, Verdict.CANCEL),
         (_ANSWERED["done"], Verdict.RUN),
         (_ANSWERED["refused"], Verdict.NOTHING),
         (_ANSWERED["failed"], Verdict.NOTHING),

@@ -1,20 +1,20 @@
 """The participant's loop on fakes: groups, offsets, lanes, outages, poison, rebalances."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from kompensate.participants.database import connect
-from kompensate.participants.ports import DeadLetter, Leaving, Place, Record, Unburied
+from kompensate.participants.ports import Place, Record
 from kompensate.participants.runner import Runner
 from kompensate.participants.settings import Settings
 from kompensate.participants.unit import Bury, Later, Order, Result, Settled, Undone, Unreachable
-from kompensate.schemas.messages import Command
+from tests.fixtures.loop_fakes import P0, FakeGrave, FakeSource, record
 from tests.fixtures.participants import World, compensation, forward
 
-P0, P1 = Place("stock.commands", 0), Place("stock.commands", 1)
+P1 = Place("stock.commands", 1)
 
 QUICK = Settings(
     retry_seconds_first=0.001,
@@ -26,52 +26,6 @@ QUICK = Settings(
     commit_interval_seconds=0.0,
     tries_max=3,
 )
-
-
-@dataclass
-class FakeSource:
-    """A topic in memory, where waiting moves the clock; `rests` counts how often the loop only kept its membership."""
-
-    records: list[Record] = field(default_factory=list)
-    committed: dict[Place, int] = field(default_factory=dict)
-    rests: int = 0
-    closed: bool = False
-    leaving: Leaving = lambda places, commit: None
-    now: float = 0.0
-
-    def open(self, leaving: Leaving) -> None:
-        self.leaving = leaving
-
-    def poll(self, records_max: int, timeout: float) -> Sequence[Record]:
-        found, self.records = self.records[:records_max], self.records[records_max:]
-        self.now += 0.0 if found else timeout
-        return found
-
-    def rest(self, seconds: float) -> None:
-        self.rests += 1
-        self.now += seconds
-
-    def commit(self, offsets: Mapping[Place, int], *, wait: bool) -> None:
-        self.committed.update(offsets)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-@dataclass
-class FakeGrave:
-    """Dead letters in memory; refuses as often as it is told."""
-
-    letters: list[DeadLetter] = field(default_factory=list)
-    refusals: int = 0
-
-    def bury(self, letters: Sequence[DeadLetter]) -> None:
-        if letters and self.refusals:
-            self.refusals -= 1
-            raise Unburied("the broker is away")
-        self.letters += letters
-
-    def close(self) -> None: ...
 
 
 @dataclass
@@ -98,10 +52,6 @@ class FakeUnit:
 
     def _spoils(self, order: Order) -> bool:
         return order.command.id in self.deadly or (order.command.id in self.poison and order.doom is None)
-
-
-def record(command: Command, offset: int, place: Place = P0) -> Record:
-    return Record(place, offset, command.saga_id.encode(), command.payload, command.headers())
 
 
 def several(*ids: str, place: Place = P0) -> list[Record]:

@@ -1,0 +1,41 @@
+"""What is behind an error of a transaction: the driver's own errors, and whether the same transaction may succeed."""
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection
+
+# SQLSTATEs after which the same transaction may well succeed: serialization failure, deadlock.
+_CONTENDED = ("40001", "40P01")
+
+
+def raise_if_whole(error: Exception, connection: Connection) -> None:
+    """Raise what undoes the whole transaction, not the handler alone: contention, a lost connection, a COMMIT."""
+    transaction = connection.get_transaction()
+    if transaction is None or not transaction.is_active:
+        raise error
+    for cause in _causes(error):
+        if _is_contended(cause) or getattr(cause, "connection_invalidated", False):
+            raise error
+
+
+def contended(error: BaseException) -> bool:
+    """Whether it came of others that did the same, at the same time."""
+    return any(_is_contended(cause) for cause in _causes(error))
+
+
+def _is_contended(cause: BaseException) -> bool:
+    return _sqlstate(cause) in _CONTENDED
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and all it came from, the driver's own included."""
+    current: BaseException | None = error
+    while current is not None:
+        yield current
+        driver = getattr(current, "orig", None)
+        current = driver if isinstance(driver, BaseException) else current.__cause__ or current.__context__
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    found = getattr(error, "sqlstate", None)
+    return found if isinstance(found, str) else None

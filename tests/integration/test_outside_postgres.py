@@ -1,0 +1,103 @@
+"""The stories of outside calls again, on PostgreSQL; and what only several processes on one database can show."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.event import listen
+
+from kompensate.outbox.retention import Retention
+from kompensate.outbox.tables import MissingTables, check_tables, create_tables
+from kompensate.participants.database import connect
+from kompensate.participants.outside.tries import Ended
+from tests.fixtures.outside import Charged, Stage, charge
+from tests.fixtures.participants import World, forward
+
+# Each story, with the stage below.
+from tests.unit.test_outside_breaker import *  # noqa: F403
+from tests.unit.test_outside_calls import *  # noqa: F403
+from tests.unit.test_outside_chaos import tell
+from tests.unit.test_outside_long import *  # noqa: F403
+from tests.unit.test_outside_unknown import *  # noqa: F403
+
+
+@pytest.fixture  # type: ignore[no-redef]
+def stage(postgres: str) -> Iterator[Stage]:
+    found = Stage(connect(postgres, "payments"))
+    yield found
+    found.engine.dispose()
+
+
+def test_tables_of_an_older_database(stage: Stage) -> None:
+    """A service with outside calls names what is missing; running the schema again, twice, makes it."""
+    with stage.engine.begin() as connection:
+        connection.execute(text("DROP TABLE idempotency, breaker"))
+        connection.execute(text("DROP INDEX inbox_lease"))
+        check_tables(connection)
+        with pytest.raises(MissingTables, match=r"got no idempotency and no breaker: run kompensate/outbox/schema.sql"):
+            check_tables(connection, outside=True)
+        for _ in range(2):
+            create_tables(connection)
+        check_tables(connection, outside=True)
+        assert connection.execute(text("SELECT to_regclass('inbox_lease') IS NOT NULL")).scalar_one()
+
+
+def test_the_retention_keeps_what_has_no_answer(stage: Stage) -> None:
+    """However old: only commands with an answer are forgotten, and their requests with them."""
+    stage.provider.script = ["ok", "timeout-after"]
+    process = stage.process(timeout=2, window=0)
+    process.send(charge("answered"), charge("unknown", "saga-2"))
+    process.until(lambda: process.grave.letters)
+    with stage.engine.begin() as connection:
+        connection.execute(text("UPDATE inbox SET received_at = now() - interval '40 days'"))
+        connection.execute(text("UPDATE idempotency SET created_at = now() - interval '40 days'"))
+        retention = Retention(7, 30)
+        assert not retention.forget_inbox(connection)
+        assert not retention.forget_outside(connection)
+
+    assert stage.states() == {"unknown": ("claimed", "unknown")}
+    assert stage.rows("SELECT command_id FROM inbox") == [("unknown",)]
+    assert stage.rows("SELECT command_id FROM idempotency") == [("unknown",)]
+
+
+def test_ordinary_commands_pay_nothing(postgres: str) -> None:
+    """A group of them in a service without outside calls: not one statement more, and no row in the new tables."""
+    statements: list[str] = []
+    world = World(connect(postgres, "stock"))
+    listen(world.engine, "before_cursor_execute", lambda *arguments: statements.append(arguments[2]))
+    world.handle(*[forward(f"c{n}", saga_id=f"s{n}") for n in range(5)])
+
+    assert not [statement for statement in statements if "idempotency" in statement or "clock_timestamp" in statement]
+    assert world.rows("SELECT count(*) FROM idempotency") == [(0,)]
+    world.engine.dispose()
+
+
+def test_two_processes_take_up_one_backlog(stage: Stage) -> None:
+    """A hundred commands wait; two processes share them, and no call is made by both."""
+    processes = [stage.process(concurrent=4), stage.process(concurrent=4)]
+    for process in processes:
+        process.hands.paused = True
+    processes[0].send(*[charge(f"c{n}", f"saga-{n}") for n in range(100)])
+    processes[0].turns(3)
+    for process in processes:
+        for attempt in process.hands.lying:
+            process.hands.ended(Ended(attempt, Charged("paused")))
+        process.hands.paused = False
+    while len(stage.replies()) < 100:
+        assert stage.clock.now < 300
+        for process in processes:
+            process.runner.turn()
+
+    keys = [key for _, key in stage.provider.calls]
+    assert len(keys) == len(set(keys)) == 96
+    assert {len(outcomes) for outcomes in stage.replies().values()} == {1}
+
+
+@pytest.mark.slow
+def test_whatever_happens(stage: Stage) -> None:
+    """The chaos of the unit test, by ten seeds."""
+    first = random.randrange(2**31)
+    for seed in range(first, first + 10):
+        print(f"seed {seed}")
+        tell(stage, seed)
