@@ -7,6 +7,7 @@ One relay is one thread with one slot on one database; several in a process shar
 Relays of the same slot, in whichever processes, stand by for one another: the server admits one reader.
 """
 
+import gc
 import logging
 import threading
 import time
@@ -39,6 +40,8 @@ STANDBY_SECONDS = 0.5
 RETRY_SECONDS_MAX = 5.0
 REMINDER_SECONDS = 60.0
 """How often a process that goes on with its other relays repeats why one has stopped."""
+GC_THRESHOLDS = 500_000, 20, 100
+"""Records under way are many, live for milliseconds and hold no cycles: looking for some cost half a relay's time."""
 DEAD_TOPIC_TRIES = 5
 KAFKA_SECONDS = 10.0
 
@@ -321,11 +324,13 @@ def _examine(settings: RelaySettings, database: Database) -> list[Finding]:
 def run_relays(settings: Sequence[RelaySettings], *, resync: bool = False, health_port: int | None = None) -> None:
     """Run one relay for each in a thread of its own, until SIGTERM or SIGINT; then drain and return.
 
-    `health_port` serves /live, /ready and /metrics on 127.0.0.1 while they run; OSError where it is taken.
+    The process is taken to be the relays' own: its garbage collector is set to GC_THRESHOLDS. `health_port` serves
+    /live, /ready and /metrics on 127.0.0.1 while they run; OSError where it is taken.
 
     One that halts does not stop the others: why it did is logged at once and each minute, and raised at
     the end. With one relay, or when all have halted, that is at once.
     """
+    gc.set_threshold(*GC_THRESHOLDS)
     services = [RelayService(one, resync=resync) for one in settings]
     names = [service.settings.names.slot for service in services]
     if len(set(names)) < len(names):
