@@ -6,6 +6,7 @@ with a null value. Pure: values come in as PostgreSQL's binary forms, from the s
 """
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Final, NamedTuple, TypeAlias
 
 from kompensate.outbox.pgoutput import Column
@@ -57,14 +58,15 @@ class Mapping:
             position[name] for name in ("id", "aggregatetype", "aggregateid", "partition", "payload")
         )
         self._id_is_text = columns[self._id].type_oid in _TEXT
-        self._headers = [(header, position[column]) for column, header in HEADER_COLUMNS]
+        self._names = [header for _, header in HEADER_COLUMNS]
+        self._headers_of = itemgetter(*(position[column] for column, _ in HEADER_COLUMNS))
         self._topics: dict[bytes, str] = {}
 
     def record(self, values: Sequence[bytes | None]) -> Record:
         """The record of a row. A row that Kafka cannot take still becomes one: the sink refuses it by name."""
         topic, partition, identity = values[self._topic], values[self._partition], values[self._id]
-        headers: list[Header] = [("id", identity if self._id_is_text else uuid_text(identity))]
-        headers += [(name, values[n]) for name, n in self._headers]
+        identity = identity if self._id_is_text else uuid_text(identity)
+        headers: list[Header] = [("id", identity), *zip(self._names, self._headers_of(values), strict=True)]
         return Record(
             self._topics.get(topic or b"") or self._remember(topic or b""),
             -1 if partition is None else int.from_bytes(partition, signed=True),

@@ -49,7 +49,7 @@ class Place:
 
     def reading(self, slot: str) -> bool:
         """Whether the slot is read, and by whoever reads it nothing is left."""
-        return bool(self.sql("SELECT FROM pg_replication_slots WHERE slot_name = %s AND active", slot))
+        return bool(self.sql("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active", slot))
 
 
 def relay(ground: Ground) -> list[Figure]:
@@ -205,7 +205,7 @@ class Debezium:
         """Wait until it has confirmed all that was written."""
         [(end,)] = self.place.sql("SELECT pg_current_wal_lsn()::text")
         passed = (
-            "SELECT FROM pg_replication_slots WHERE slot_name = %s AND active AND confirmed_flush_lsn >= %s::pg_lsn"
+            "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active AND confirmed_flush_lsn >= %s::pg_lsn"
         )
         self._until(lambda: bool(self.place.sql(passed, self.slot, end)), "Debezium to confirm")
 
