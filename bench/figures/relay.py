@@ -57,7 +57,8 @@ def relay(ground: Ground) -> list[Figure]:
     rows = ground.sized(ROWS)
     pairs = []
     with _place(ground, _full_speed(ground)) as place:
-        _carried(ground, place, ground.sized(WARM_UP))
+        outbox.write(place.dsn, place.name, ground.sized(WARM_UP))
+        _carry(ground, place, ground.sized(WARM_UP))
         for _ in range(ROUNDS):
             bare = f"bare_{place.name}"
             place.sql("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", bare)
@@ -66,7 +67,7 @@ def relay(ground: Ground) -> list[Figure]:
             with ground.child("bench.slot", *reading) as reader:
                 plain = rows / reader.result(RUN_SECONDS)["seconds"]
             place.sql("SELECT pg_drop_replication_slot(%s)", bare)
-            pairs.append((plain, _carried(ground, place, 0, rows)))
+            pairs.append((plain, _rate(*_carry(ground, place, rows))))
             ground.say(f"relay: bare {plain:,.0f} rows/s, carried {pairs[-1][1]:,.0f}")
     limit, rate = median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
     note = (
@@ -85,24 +86,21 @@ def relay_debezium(ground: Ground) -> list[Figure]:
     pairs = []
     with _place(ground, stack) as place, _debezium(place) as debezium:
         topic = outbox.Topic(stack.bootstrap, place.name)
-        debezium.go()
-        outbox.write(place.dsn, place.name, ground.sized(WARM_UP))
-        debezium.caught_up()
-        _carried(ground, place, 0, ground.sized(WARM_UP))
+        warm_up = ground.sized(WARM_UP)
+        topic.seconds(warm_up, lambda: outbox.write(place.dsn, place.name, warm_up))
+        debezium.halt()
+        _carry(ground, place, warm_up)
         for _ in range(ROUNDS):
-            debezium.halt()
             outbox.write(place.dsn, place.name, rows)
             seconds, counted = topic.seconds(rows, debezium.go)
-            debezium.caught_up()
             debezium.halt()
-            pairs.append((counted / seconds, _carried(ground, place, 0, rows)))
+            pairs.append((_rate(seconds, counted), _rate(*_carry(ground, place, rows))))
             ground.say(f"relay_debezium: Debezium {pairs[-1][0]:,.0f} rows/s, built-in {pairs[-1][1]:,.0f}")
         topic.close()
         debezium.go()
-        debezium.caught_up()
         theirs = _latencies(place, ground.sized(ONE_BY_ONE))
-        debezium.caught_up()
         debezium.halt()
+        _carry(ground, place, _with_first(ground.sized(ONE_BY_ONE)))
         with _relaying(ground, place):
             ours = _latencies(place, ground.sized(ONE_BY_ONE))
     limit, rate = median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
@@ -155,15 +153,19 @@ def _relaying(ground: Ground, place: Place) -> Iterator[None]:
         yield
 
 
-def _carried(ground: Ground, place: Place, written: int, waiting: int = 0) -> float:
-    """Rows a second of a relay that finds `waiting` rows, and `written` more that are written for it first."""
-    if written:
-        outbox.write(place.dsn, place.name, written)
+def _carry(ground: Ground, place: Place, rows: int) -> tuple[float, int]:
+    """Let a relay carry so many rows that wait; seconds from the first of them in Kafka to the last, and how many."""
     topic = outbox.Topic(place.stack.bootstrap, place.name)
     with ExitStack() as undo:
-        seconds, counted = topic.seconds(written + waiting, lambda: undo.enter_context(_relaying(ground, place)))
-        topic.close()
-    return counted / seconds
+        found = topic.seconds(rows, lambda: undo.enter_context(_relaying(ground, place)))
+    topic.close()
+    return found
+
+
+def _rate(seconds: float, rows: int) -> float:
+    if not rows:
+        raise BenchError("expected rows to come one after the other, got all of them at once: too few to measure")
+    return rows / seconds
 
 
 def _latencies(place: Place, rows: int) -> list[float]:
@@ -177,7 +179,7 @@ def _latencies(place: Place, rows: int) -> list[float]:
     consumer.assign(places)
     found = []
     with psycopg.connect(place.dsn, autocommit=True) as connection:
-        for number in range(rows + rows // 10):
+        for number in range(_with_first(rows)):
             connection.execute(*outbox.one(place.name, number))
             began = time.perf_counter()
             _expect(lambda: consumer.poll(READY_SECONDS) is not None, "a record")
@@ -185,6 +187,11 @@ def _latencies(place: Place, rows: int) -> list[float]:
             time.sleep(PAUSE_SECONDS)
     consumer.close()
     return found[rows // 10 :]
+
+
+def _with_first(rows: int) -> int:
+    """So many, and the first ones, which do not count."""
+    return rows + rows // 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,14 +207,6 @@ class Debezium:
     def halt(self) -> None:
         _request("PUT", f"{self._address}/stop")
         self._until(lambda: not self.place.reading(self.slot), "Debezium to let its slot go")
-
-    def caught_up(self) -> None:
-        """Wait until it has confirmed all that was written."""
-        [(end,)] = self.place.sql("SELECT pg_current_wal_lsn()::text")
-        passed = (
-            "SELECT 1 FROM pg_replication_slots WHERE slot_name = %s AND active AND confirmed_flush_lsn >= %s::pg_lsn"
-        )
-        self._until(lambda: bool(self.place.sql(passed, self.slot, end)), "Debezium to confirm")
 
     def _until(self, true: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + READY_SECONDS
