@@ -236,10 +236,10 @@ class RelayService:
         finally:
             rows.close()
 
-    def _made(self, source: Source, sink: KafkaSink) -> Relay:
+    def _made(self, source: Source, sink: KafkaSink, oid: int | None = None) -> Relay:
         settings = self.settings
         self._relay = Relay(
-            source, sink, settings.dead_topic, self._stop.is_set, table=settings.table, limits=settings.limits
+            source, sink, settings.dead_topic, self._stop.is_set, table=settings.table, oid=oid, limits=settings.limits
         )
         if self._missing(sink, source, settings.dead_topic):
             log.warning(
@@ -277,7 +277,7 @@ class RelayService:
         slot.begin_at(state.lsn)
         start = self._start(database, slot, state)
         # Made before: a client that has no connection yet lets the first record wait for up to a second.
-        relay = self._made(slot, sink)
+        relay = self._made(slot, sink, database.oid())
         if start == "publish" and not self._publish(slot, state, relay):
             return
         self._run_relay(relay, f"reads slot {state.name} from {lsn_text(state.lsn)}")

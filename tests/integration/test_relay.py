@@ -36,22 +36,6 @@ def test_a_first_publication_cut_short_begins_anew(outbox: RealOutbox) -> None:
     outbox.in_order()
 
 
-def test_columns_and_partitions_may_change_while_it_runs(outbox: RealOutbox) -> None:
-    """A column added and a day's partition attached in mid-run change nothing for the records."""
-    with outbox.streaming():
-        outbox.write(numbered(0, 3))
-        outbox.sql("ALTER TABLE outbox ADD COLUMN tenant text DEFAULT 'blue'")
-        outbox.write(numbered(3, 3))
-        outbox.sql("ALTER TABLE outbox DROP COLUMN tenant")
-        with psycopg.connect(outbox.dsn) as connection:
-            connection.execute("DROP TABLE outbox_default")
-            connection.execute("CREATE TABLE outbox_other PARTITION OF outbox DEFAULT")
-        outbox.write(numbered(6, 3))
-        outbox.arrived(payloads(0, 9))
-
-    assert len(outbox.seen) == 9
-
-
 def test_an_idle_outbox_beside_busy_tables_lets_the_log_go(outbox: RealOutbox) -> None:
     """Other tables' changes do not pin the server's log: the slot moves on though no row is written."""
     with RelayService(outbox.settings()):
