@@ -24,6 +24,7 @@ from kompensate.outbox.errors import Disconnected, Halted, Misconfigured, SlotIn
 from kompensate.outbox.health import Observed, ProcessHealth, RelayHealth, State, metrics
 from kompensate.outbox.kafka import KafkaSink, partitions
 from kompensate.outbox.naming import Names, database_of, slot_name
+from kompensate.outbox.patience import begun
 from kompensate.outbox.pgoutput import ProtocolError, lsn_text
 from kompensate.outbox.polled import open_rows
 from kompensate.outbox.polling import PollingSource
@@ -314,7 +315,7 @@ class RelayService:
         try:
             mapping, rows = reader.rows()
             with closing(rows):
-                done = relay.publish(mapping, rows)
+                done = relay.publish(mapping, begun(rows, slot.heartbeat))
         finally:
             reader.close()
         if not done:

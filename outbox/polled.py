@@ -24,6 +24,7 @@ from sqlalchemy.engine import make_url
 
 from kompensate.outbox.checkpoint import REMEDY
 from kompensate.outbox.errors import Disconnected, Gap, Misconfigured, SlotInUse
+from kompensate.outbox.patience import begun
 from kompensate.outbox.polling import BATCH_MAX, COLUMNS, Rows
 
 log = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ class KeptRows:
     def _all(self, connection: Connection) -> Iterator[tuple[int, Sequence[Any]]]:
         """Every row that is there, also what another server numbered before the tables came here: all are one place."""
         bound = int(connection.exec_driver_sql(f"SELECT {BOUND}::text::bigint").scalar_one())
-        for row in self._rows(connection, "", ()):
+        for row in begun(self._rows(connection, "", ()), self.stay):
             yield bound, row[1:]
         self._next = bound
 

@@ -363,6 +363,7 @@ class Relay:
         deadline = self._clock() + self._limits.drain
         while any(t.unanswered for t in self._open) and not self._refused and self._clock() < deadline:
             self._sink.poll(self._limits.ack_wait)
+            self._confirm()
         self._settle()
         if self._safe > self._confirmed:
             self._tell(self._safe)

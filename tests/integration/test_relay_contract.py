@@ -1,8 +1,10 @@
 """What every relay does, whether it reads PostgreSQL's log or asks a table of PostgreSQL or SQLite."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from kompensate.outbox.errors import Undeliverable
@@ -75,6 +77,28 @@ def test_a_stopped_relay_goes_on_where_it_stopped(any_outbox: RealOutbox) -> Non
         any_outbox.arrived(payloads(20, 20))
 
     assert len(any_outbox.seen) == 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("any_outbox", ["log", "polled"], indirect=True)
+def test_a_resync_that_takes_its_time_keeps_its_place(any_outbox: RealOutbox) -> None:
+    """Before the first row of a big table is there the server may sort for long: the relay is not given up."""
+    with any_outbox.streaming():
+        pass
+    any_outbox.write(numbered(0, 5))
+    with psycopg.connect(any_outbox.dsn) as holder:
+        holder.execute("LOCK TABLE outbox_default IN ACCESS EXCLUSIVE MODE")  # a query that takes its time
+        with RelayService(any_outbox.settings(), resync=True):
+            try:
+                wait_until("the relay has its place", any_outbox.reader)
+                before, until = any_outbox.reader(), time.monotonic() + 5.0
+                wait_until("longer than a silent one is suffered", lambda: time.monotonic() > until)
+                there = any_outbox.reader()
+            finally:
+                holder.rollback()
+            assert there == before
+            any_outbox.arrived(payloads(0, 5))
+            assert any_outbox.reader() == before
 
 
 def test_rows_older_than_the_first_relay_arrive(any_outbox: RealOutbox) -> None:
