@@ -119,6 +119,10 @@ class Ground:
         stack.up()
         return stack
 
+    def defer(self, act: Callable[[], object]) -> None:
+        """Do something at the end."""
+        self._undo.callback(act)
+
     @contextmanager
     def child(self, name: str, *argv: str, environment: Mapping[str, str] | None = None) -> Iterator[Child]:
         """`python -m NAME ARGV…`, stopped at the end."""
@@ -143,13 +147,14 @@ class Ground:
                 deleted.result(BROKER_SECONDS)
 
     @contextmanager
-    def database(self) -> Iterator[str]:
-        """Connection URI of a new database, dropped afterwards with its replication slots."""
+    def database(self, stack: Stack | None = None) -> Iterator[str]:
+        """Connection URI of a new database, of the bench's stack or another, dropped with its replication slots."""
+        stack = stack or self.stack
         name = f"b{secrets.token_hex(4)}"
-        with psycopg.connect(self.stack.postgres_dsn(), autocommit=True) as connection:
+        with psycopg.connect(stack.postgres_dsn(), autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")
             try:
-                yield self.stack.postgres_dsn(name)
+                yield stack.postgres_dsn(name)
             finally:
                 of_it = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s"
                 connection.execute(of_it, [name])

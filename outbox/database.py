@@ -111,6 +111,12 @@ class Database:
         """The rows of one statement. Raises psycopg's errors."""
         return self._connection.execute(statement.encode(), parameters or None).fetchall()
 
+    def oid(self) -> int | None:
+        """By what the outbox is known, whatever its name; None where there is none of that name."""
+        with reacting():
+            [(found,)] = self.ask("SELECT to_regclass(quote_ident(%s))::oid", [self._names.table])
+        return None if found is None else int(found)
+
     def slot(self) -> SlotState | None:
         """The slot as the server describes it. Raises Misconfigured where its name is another's."""
         name = self._names.slot

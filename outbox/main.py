@@ -7,6 +7,7 @@ One relay is one thread with one slot on one database; several in a process shar
 Relays of the same slot, in whichever processes, stand by for one another: the server admits one reader.
 """
 
+import gc
 import logging
 import threading
 import time
@@ -23,8 +24,11 @@ from kompensate.outbox.errors import Disconnected, Halted, Misconfigured, SlotIn
 from kompensate.outbox.health import Observed, ProcessHealth, RelayHealth, State, metrics
 from kompensate.outbox.kafka import KafkaSink, partitions
 from kompensate.outbox.naming import Names, database_of, slot_name
+from kompensate.outbox.patience import begun
 from kompensate.outbox.pgoutput import ProtocolError, lsn_text
-from kompensate.outbox.relay import Limits, Relay
+from kompensate.outbox.polled import open_rows
+from kompensate.outbox.polling import PollingSource
+from kompensate.outbox.relay import Limits, Relay, Source
 from kompensate.outbox.replication import Slot, refusal_of
 from kompensate.outbox.setup import Finding, finding, needed
 from kompensate.outbox.tables import OUTBOX, PUBLICATION
@@ -39,6 +43,8 @@ STANDBY_SECONDS = 0.5
 RETRY_SECONDS_MAX = 5.0
 REMINDER_SECONDS = 60.0
 """How often a process that goes on with its other relays repeats why one has stopped."""
+GC_THRESHOLDS = 500_000, 20, 100
+"""Records under way are many, live for milliseconds and hold no cycles: looking for some cost half a relay's time."""
 DEAD_TOPIC_TRIES = 5
 KAFKA_SECONDS = 10.0
 
@@ -56,6 +62,8 @@ class RelaySettings:
     """Slot names are one space for a whole server. Default: `kompensate_outbox_<database>`."""
     publication: str = PUBLICATION
     table: str = OUTBOX
+    polling: bool = False
+    """Ask the table instead of reading PostgreSQL's log. SQLite, which has no such log, is polled anyway."""
     kafka: Mapping[str, object] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
 
@@ -63,6 +71,10 @@ class RelaySettings:
     def database(self) -> str:
         """The database's name. Raises ValueError where `dsn` is none."""
         return database_of(self.dsn)["dbname"]
+
+    @property
+    def polls(self) -> bool:
+        return self.polling or self.dsn.startswith("sqlite")
 
     @property
     def names(self) -> Names:
@@ -188,6 +200,9 @@ class RelayService:
     def _session(self) -> None:
         """From connecting to a broken line, or to the request to stop."""
         settings = self.settings
+        if settings.polls:
+            self._poll()
+            return
         database = Database(settings.dsn, self._names)
         try:
             database.check()
@@ -204,6 +219,42 @@ class RelayService:
                 slot.close()
         finally:
             database.close()
+
+    def _poll(self) -> None:
+        """A session without a slot."""
+        settings = self.settings
+        rows = open_rows(settings.dsn, settings.table, resync=self._resync)
+        try:
+            sink = KafkaSink(settings.bootstrap, settings.kafka)
+            try:
+                self._run_relay(
+                    self._made(PollingSource(rows, settings.table), sink), f"polls its table {settings.table}"
+                )
+                self._resync = False
+            finally:
+                sink.close()
+                self._count()
+        finally:
+            rows.close()
+
+    def _made(self, source: Source, sink: KafkaSink, oid: int | None = None) -> Relay:
+        settings = self.settings
+        self._relay = Relay(
+            source, sink, settings.dead_topic, self._stop.is_set, table=settings.table, oid=oid, limits=settings.limits
+        )
+        if self._missing(sink, source, settings.dead_topic):
+            log.warning(
+                "no topic %s: the relay will stop at the first row that its own topic refuses. Make it with "
+                "`kompensate topics apply`",
+                settings.dead_topic,
+            )
+        return self._relay
+
+    def _run_relay(self, relay: Relay, how: str) -> None:
+        self._retries = 0
+        self.state = "streaming"
+        log.info("relay of %s %s", self.settings.database, how)
+        relay.run()
 
     def _make_slot(self, database: Database) -> None:
         """Have a slot to read from. Raises Gap, SlotInUse."""
@@ -225,24 +276,12 @@ class RelayService:
         if state is None:
             raise Disconnected(f"slot {self._names.slot} was dropped while it was being taken")
         slot.begin_at(state.lsn)
-        settings = self.settings
-        self._relay = relay = Relay(
-            slot, sink, settings.dead_topic, self._stop.is_set, table=settings.table, limits=settings.limits
-        )
         start = self._start(database, slot, state)
-        # Asked first: a client that has no connection yet lets the first record wait for up to a second.
-        if self._missing(sink, slot, settings.dead_topic):
-            log.warning(
-                "no topic %s: the relay will stop at the first row that its own topic refuses. Make it with "
-                "`kompensate topics apply`",
-                settings.dead_topic,
-            )
+        # Made before: a client that has no connection yet lets the first record wait for up to a second.
+        relay = self._made(slot, sink, database.oid())
         if start == "publish" and not self._publish(slot, state, relay):
             return
-        self._retries = 0
-        self.state = "streaming"
-        log.info("relay of %s reads slot %s from %s", settings.database, state.name, lsn_text(state.lsn))
-        relay.run()
+        self._run_relay(relay, f"reads slot {state.name} from {lsn_text(state.lsn)}")
 
     def _count(self) -> None:
         if self._relay is not None:
@@ -252,10 +291,10 @@ class RelayService:
                 None,
             )
 
-    def _missing(self, sink: KafkaSink, slot: Slot, topic: str) -> bool:
+    def _missing(self, sink: KafkaSink, source: Source, topic: str) -> bool:
         """Whether Kafka answers and has no such topic. While it is asked the slot is kept."""
         for _ in range(DEAD_TOPIC_TRIES):
-            slot.heartbeat()
+            source.heartbeat()
             found = sink.missing(topic, 1.0)
             if found is not None or self._stop.is_set():
                 return bool(found)
@@ -276,7 +315,7 @@ class RelayService:
         try:
             mapping, rows = reader.rows()
             with closing(rows):
-                done = relay.publish(mapping, rows)
+                done = relay.publish(mapping, begun(rows, slot.heartbeat))
         finally:
             reader.close()
         if not done:
@@ -321,15 +360,17 @@ def _examine(settings: RelaySettings, database: Database) -> list[Finding]:
 def run_relays(settings: Sequence[RelaySettings], *, resync: bool = False, health_port: int | None = None) -> None:
     """Run one relay for each in a thread of its own, until SIGTERM or SIGINT; then drain and return.
 
-    `health_port` serves /live, /ready and /metrics on 127.0.0.1 while they run; OSError where it is taken.
+    The process is taken to be the relays' own: its garbage collector is set to GC_THRESHOLDS. `health_port` serves
+    /live, /ready and /metrics on 127.0.0.1 while they run; OSError where it is taken.
 
     One that halts does not stop the others: why it did is logged at once and each minute, and raised at
     the end. With one relay, or when all have halted, that is at once.
     """
+    gc.set_threshold(*GC_THRESHOLDS)
     services = [RelayService(one, resync=resync) for one in settings]
-    names = [service.settings.names.slot for service in services]
-    if len(set(names)) < len(names):
-        raise ValueError(f"expected one relay a slot, got slots {', '.join(names)}")
+    if len({one.dsn if one.polls else one.names.slot for one in settings}) < len(settings):
+        databases = ", ".join(one.database for one in settings)
+        raise ValueError(f"expected one relay a slot, or a database that is polled, got databases {databases}")
     stop = threading.Event()
     with when_told(stop.set), _served(services, health_port):
         _run_until(services, stop)

@@ -7,6 +7,7 @@ libpq's two spellings are read as far as names go: `postgresql://user:password@h
 import re
 import shlex
 from dataclasses import dataclass
+from pathlib import PurePath
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 _SQLALCHEMY = re.compile(r"postgres(?:ql)?\+psycopg://")
@@ -49,6 +50,11 @@ def database_of(dsn: str) -> dict[str, str]:
     """
     check_dsn(dsn)
     dsn = plain_dsn(dsn)
+    if dsn.startswith("sqlite"):
+        return {"dbname": PurePath(urlsplit(dsn).path).stem or "sqlite"}
+    scheme, is_url, _ = dsn.partition("://")
+    if is_url and scheme not in ("postgresql", "postgres"):
+        raise ValueError(f"database: expected one of PostgreSQL, or of SQLite to be polled, got {scheme}://…")
     try:
         found = _of_url(dsn) if dsn.startswith(("postgresql://", "postgres://")) else _of_text(dsn)
     except ValueError as error:

@@ -5,7 +5,8 @@ key, partition, value, and the headers `id` and HEADER_COLUMNS in that order; a 
 with a null value. Pure: values come in as PostgreSQL's binary forms, from the slot or from a COPY.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
+from operator import itemgetter
 from typing import Final, NamedTuple, TypeAlias
 
 from kompensate.outbox.pgoutput import Column
@@ -26,6 +27,10 @@ REQUIRED: Final[dict[str, dict[int, str]]] = {
     "payload": {_BYTEA: "bytea", **_TEXT},
     **{column: _TEXT for column, _ in HEADER_COLUMNS},
 }
+
+
+# Columns that the table did not always have: a log may hold rows of before they were added. Their headers are null.
+LATER: Final = frozenset({"ce_time", "ce_sagaattributes"})
 
 
 class Record(NamedTuple):
@@ -50,21 +55,26 @@ class Mapping:
     """How rows of one shape of the outbox table become records. Columns are found by name, in any order."""
 
     def __init__(self, table: str, columns: Sequence[Column]) -> None:
-        """Raises BadTable where a column is missing or of a type that is not its own."""
-        check_columns(table, columns)
+        """Raises BadTable where a column is missing, but for those of LATER, or of a type that is not its own."""
+        check_columns(table, columns, lacking=LATER)
         position = {column.name: n for n, column in enumerate(columns)}
+        # What is not there is read as a value behind the last one, which `record` adds.
+        self._is_older = not position.keys() >= LATER
         self._id, self._topic, self._key, self._partition, self._value = (
             position[name] for name in ("id", "aggregatetype", "aggregateid", "partition", "payload")
         )
         self._id_is_text = columns[self._id].type_oid in _TEXT
-        self._headers = [(header, position[column]) for column, header in HEADER_COLUMNS]
+        self._names = [header for _, header in HEADER_COLUMNS]
+        self._headers_of = itemgetter(*(position.get(column, len(columns)) for column, _ in HEADER_COLUMNS))
         self._topics: dict[bytes, str] = {}
 
     def record(self, values: Sequence[bytes | None]) -> Record:
         """The record of a row. A row that Kafka cannot take still becomes one: the sink refuses it by name."""
+        if self._is_older:
+            values = [*values, None]
         topic, partition, identity = values[self._topic], values[self._partition], values[self._id]
-        headers: list[Header] = [("id", identity if self._id_is_text else uuid_text(identity))]
-        headers += [(name, values[n]) for name, n in self._headers]
+        identity = identity if self._id_is_text else uuid_text(identity)
+        headers: list[Header] = [("id", identity), *zip(self._names, self._headers_of(values), strict=True)]
         return Record(
             self._topics.get(topic or b"") or self._remember(topic or b""),
             -1 if partition is None else int.from_bytes(partition, signed=True),
@@ -80,10 +90,13 @@ class Mapping:
         return self._topics.setdefault(topic, topic.decode())
 
 
-def check_columns(table: str, columns: Sequence[Column]) -> None:
-    """Raise BadTable unless every column that a record is made of is there, with a type we can read."""
+def check_columns(table: str, columns: Sequence[Column], lacking: Set[str] = frozenset()) -> None:
+    """Raise BadTable unless every column that a record is made of is there, with a type we can read.
+
+    Those of `lacking` need not be there.
+    """
     types = {column.name: column.type_oid for column in columns}
-    missing = [name for name in REQUIRED if name not in types]
+    missing = [name for name in REQUIRED if name not in types and name not in lacking]
     if missing:
         raise BadTable(
             f"table {table}",
@@ -92,7 +105,7 @@ def check_columns(table: str, columns: Sequence[Column]) -> None:
             "run it again, or add them (columns may stand in any order, and others beside them)",
         )
     for name, allowed in REQUIRED.items():
-        if types[name] not in allowed:
+        if name in types and types[name] not in allowed:
             raise BadTable(
                 f"table {table}, column {name}",
                 f"type {' or '.join(allowed.values())}",

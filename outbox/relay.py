@@ -125,7 +125,10 @@ class _Place(NamedTuple):
 
 
 class Relay:
-    """Carries one outbox to its topics. `stopping` is asked often; once true, the loop drains and returns."""
+    """Carries one outbox to its topics. `stopping` is asked often; once true, the loop drains and returns.
+
+    The outbox is the table of that name, and the one with `oid`, as which it is known when it is renamed.
+    """
 
     def __init__(
         self,
@@ -135,6 +138,7 @@ class Relay:
         stopping: Callable[[], bool],
         *,
         table: str = "outbox",
+        oid: int | None = None,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -142,7 +146,7 @@ class Relay:
         self._sink = sink
         self._dead_topic = dead_topic
         self._stopping = stopping
-        self._table = table
+        self._table, self._oid = table, oid
         self._limits = limits or Limits()
         self._clock = clock
         self._mappings: dict[int, Mapping | None] = {}
@@ -243,12 +247,15 @@ class Relay:
             ) from None
 
     def _map(self, relation: Relation) -> Mapping | None:
-        if relation.name != self._table:
+        if relation.name != self._table and relation.oid != self._oid:
             return None  # a partition describes itself as well, though its rows come as the root's
         try:
             return Mapping(f"{relation.schema}.{relation.name}", relation.columns)
         except BadTable as error:
-            raise Misconfigured(str(error)) from error
+            raise Misconfigured(
+                f"{error}. Rows written without it can go out by a resync alone: mend the table, drop the slot, "
+                "and start the relay once with --resync"
+            ) from error
 
     def _carry(self, transaction: _Transaction, record: Record) -> bool:
         """Send one row. False: asked to stop while the sink was full, so the row was not sent."""
@@ -356,6 +363,7 @@ class Relay:
         deadline = self._clock() + self._limits.drain
         while any(t.unanswered for t in self._open) and not self._refused and self._clock() < deadline:
             self._sink.poll(self._limits.ack_wait)
+            self._confirm()
         self._settle()
         if self._safe > self._confirmed:
             self._tell(self._safe)

@@ -1,8 +1,9 @@
 """What outbox and inbox may forget: whole days of rows that are in Kafka, and commands that nobody repeats any more.
 
-A day's rows go when they are old enough *and* every logical slot of the database has confirmed a log position that
-was written after them: then each reader, the relay or Debezium, has passed them. Without a slot nobody has read
-them, and they stay. The positions are noted in memory, so a restart only makes it take one round longer.
+A day's rows go when they are old enough *and* every reader has passed them: each logical slot of the database, the
+relay's or Debezium's, has confirmed a log position that was written after them, and a relay that polls a transaction
+that began after them. Without a reader nobody has read them, and they stay. The positions are noted in memory, so a
+restart only makes it take one round longer.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ class Retention:
                 raise ValueError(f"retention of the {name}: expected at least 1 day, got {days}")
         self._outbox_days = timedelta(days=outbox_days)
         self._inbox_days = timedelta(days=inbox_days)
-        self._noted: dict[str, int] = {}
+        self._noted: dict[str, tuple[int, int]] = {}
 
     def droppable(self, connection: Connection, today: date | None = None) -> list[str]:
         """The outbox's day tables that every reader has passed, the oldest first; others are noted for next time."""
@@ -40,10 +41,19 @@ class Retention:
             return []
         last = (today or datetime.now(UTC).date()) - self._outbox_days
         old = [name for name in _days(connection) if name <= f"{OUTBOX}_{last:%Y%m%d}"]
-        end, confirmed = connection.execute(_POSITIONS).one()
-        noted = {name: self._noted.get(name, end) for name in old}
+        slots, slot_passed = connection.execute(_SLOTS).one()
+        readable = connection.execute(_POLLED_READABLE).scalar_one()
+        polled = connection.execute(_POLLED).scalar_one() if readable else None
+        lsn_now, xid_now = connection.execute(_NOW).one()
+        noted = {name: self._noted.get(name, (lsn_now, xid_now)) for name in old}
         self._noted = noted
-        return [name for name, position in noted.items() if confirmed is not None and position <= confirmed]
+        if readable is False or (not slots and polled is None):
+            return []
+        return [
+            name
+            for name, (lsn, xid) in noted.items()
+            if (not slots or (slot_passed is not None and lsn <= slot_passed)) and (polled is None or xid <= polled)
+        ]
 
     def forget_inbox(self, connection: Connection) -> bool:
         """Delete some of the oldest inbox rows; True if there may be more. The caller commits."""
@@ -66,9 +76,15 @@ def drop(connection: Connection, table: str) -> None:
     connection.execute(text(f"DROP TABLE {table}"))
 
 
-# NULL where a slot has confirmed nothing yet, or there is none.
-_POSITIONS = text(
-    "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint, "
+_NOW = text(
+    "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+)
+# NULL where there is no such table.
+_POLLED_READABLE = text(f"SELECT has_table_privilege(to_regclass('{OUTBOX}_polled'), 'SELECT')")
+_POLLED = text(f"SELECT min(below::text::bigint) FROM {OUTBOX}_polled")  # noqa: S608 our own names
+# The position is NULL where a slot has confirmed nothing yet, or there is none.
+_SLOTS = text(
+    "SELECT count(*), "
     "CASE WHEN bool_and(confirmed_flush_lsn IS NOT NULL) THEN min(confirmed_flush_lsn - '0/0')::bigint END "
     "FROM pg_replication_slots WHERE slot_type = 'logical' AND database = current_database()"
 )

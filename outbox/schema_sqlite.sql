@@ -1,4 +1,4 @@
--- The same tables for SQLite: for tests and toys, since no relay reads SQLite.
+-- The same tables for SQLite. The relay that polls it deletes rows of the outbox once Kafka has them.
 CREATE TABLE IF NOT EXISTS outbox (
     id text NOT NULL PRIMARY KEY, aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL,
     payload blob, "partition" integer NOT NULL, ce_specversion text NOT NULL DEFAULT '1.0', ce_id text, ce_source text,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from bench.figure import Figure
-from bench.figures import history, kernel, local, parked, restore, service, throughput, timers, whole
+from bench.figures import history, kernel, local, parked, relay, restore, service, throughput, timers, whole
 from bench.ground import Ground
 
 FIGURES: dict[str, Callable[[Ground], list[Figure]]] = {
@@ -14,6 +14,8 @@ FIGURES: dict[str, Callable[[Ground], list[Figure]]] = {
     "service": service.service,
     "end_to_end": whole.end_to_end,
     "latency": whole.latency,
+    "relay": relay.relay,
+    "relay_debezium": relay.relay_debezium,
     "restore": restore.restore,
     "parked": parked.parked,
     "history": history.history,

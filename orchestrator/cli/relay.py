@@ -17,7 +17,7 @@ from kompensate.outbox.main import RelaySettings, diagnose, run_relays
 from kompensate.outbox.setup import Finding
 from kompensate.outbox.tables import OUTBOX, PUBLICATION
 
-_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=(postgres(?:ql)?(?:\+psycopg)?://.*)", re.DOTALL)
+_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=((?:postgres(?:ql)?(?:\+psycopg)?|sqlite)://.*)", re.DOTALL)
 
 
 def outbox_of(text: str) -> tuple[str | None, str]:
@@ -57,6 +57,11 @@ _TABLE = click.option("--table", default=OUTBOX, show_default=True, help="The ou
 @click.option("--slot", help="The replication slot's name, for one --dsn. Default: kompensate_outbox_<database>.")
 @_PUBLICATION
 @_TABLE
+@click.option(
+    "--polling",
+    is_flag=True,
+    help="Ask the table instead of reading PostgreSQL's log. SQLite (sqlite:///file) is polled anyway.",
+)
 @click.option("--resync", is_flag=True, help="First publish every row still in the tables: after a slot was lost.")
 @click.option(
     "--health",
@@ -73,6 +78,7 @@ def relay(
     slot: str | None,
     publication: str,
     table: str,
+    polling: bool,
     resync: bool,
     health_port: int | None,
     bootstrap: str,
@@ -104,6 +110,7 @@ def relay(
                 slot=slot,
                 publication=publication,
                 table=table,
+                polling=polling,
                 kafka=kafka,
             )
             for service, dsn in map(outbox_of, dsns)

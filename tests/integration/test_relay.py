@@ -6,7 +6,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from kompensate.outbox.errors import Gap, Halted, Misconfigured, Undeliverable
+from kompensate.outbox.errors import Gap, Halted, Misconfigured
 from kompensate.outbox.main import RelayService
 from tests.fixtures.outboxes import RealOutbox
 from tests.fixtures.waiting import wait_until
@@ -18,63 +18,6 @@ def numbered(first: int, count: int, key: str = "order") -> list[tuple[str, byte
 
 def payloads(first: int, count: int) -> list[bytes | None]:
     return [payload for _, payload in numbered(first, count)]
-
-
-def test_committed_rows_arrive_and_rolled_back_ones_do_not(outbox: RealOutbox) -> None:
-    """Every row of a multi-row insert goes once, in order for each key; an aborted transaction's go never."""
-    with outbox.streaming():
-        outbox.write(numbered(0, 50))
-        with psycopg.connect(outbox.dsn) as connection:
-            connection.execute(
-                "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, partition)"
-                " VALUES (gen_random_uuid(), %s, 'order-0', 'x', '999', 0)",
-                [outbox.replies],
-            )
-            connection.rollback()
-        outbox.write(numbered(50, 50))
-        outbox.arrived(payloads(0, 100))
-
-    assert len(outbox.seen) == 100
-    outbox.in_order()
-
-
-def test_a_record_has_what_its_row_has(outbox: RealOutbox) -> None:
-    """Key, binary value, partition and headers, NULL payload and NULL headers apart from empty ones."""
-    with outbox.streaming():
-        outbox.write([("ключ", b"\x00\xff")], partition=2)
-        outbox.write([("ключ", None)], partition=2)
-        wait_until("two records", lambda: len(outbox.payloads()) == 2)
-
-    [(identity, ce_id)] = outbox.sql("SELECT id::text, ce_id FROM outbox WHERE payload IS NOT NULL")
-    first, second = outbox.records()
-    assert (first["partition"], first["key"], first["value"]) == (2, "ключ".encode(), b"\x00\xff")
-    assert first["headers"][:3] == [("id", identity.encode()), ("ce_specversion", b"1.0"), ("ce_id", ce_id.encode())]
-    assert first["headers"][-1] == ("tracestate", None)
-    assert second["value"] is None
-
-
-def test_a_stopped_relay_goes_on_where_it_stopped(outbox: RealOutbox) -> None:
-    """Rows committed in between arrive; those before do not come again, since it confirmed them when it left."""
-    with outbox.streaming():
-        outbox.write(numbered(0, 20))
-        outbox.arrived(payloads(0, 20))
-    outbox.write(numbered(20, 20))
-    with RelayService(outbox.settings()):
-        outbox.arrived(payloads(20, 20))
-
-    assert len(outbox.seen) == 40
-
-
-def test_rows_older_than_the_first_relay_arrive(outbox: RealOutbox) -> None:
-    """A service may work before anybody has started its relay: the table's rows are published first, in order."""
-    outbox.write(numbered(0, 30))
-    outbox.write(numbered(30, 30))
-    with RelayService(outbox.settings()):
-        outbox.arrived(payloads(0, 60))
-        outbox.write(numbered(60, 10))
-        outbox.arrived(payloads(60, 10))
-
-    outbox.in_order()
 
 
 def test_a_first_publication_cut_short_begins_anew(outbox: RealOutbox) -> None:
@@ -93,48 +36,6 @@ def test_a_first_publication_cut_short_begins_anew(outbox: RealOutbox) -> None:
     outbox.in_order()
 
 
-def test_a_refused_row_is_a_dead_letter_and_others_go_on(outbox: RealOutbox) -> None:
-    """A row for a partition that is not there, and one for no topic, do not hold up the rows around them."""
-    service = RelayService(outbox.settings(kafka={"topic.metadata.propagation.max.ms": 300}))
-    with service:
-        outbox.write(numbered(0, 5))
-        outbox.write([("order-0", b"lost?")], partition=99)
-        outbox.write([("order-0", b"nowhere?")], topic=f"{outbox.prefix}nowhere")
-        outbox.write(numbered(5, 5))
-        outbox.arrived(payloads(0, 10))
-        end = outbox.log_end()
-        wait_until("everything confirmed", lambda: outbox.confirmed() >= end)
-
-    # At least once: a relay that had to connect anew sends what it had not confirmed again.
-    assert len({dict(message.headers() or ())["id"] for message in outbox.seen}) == 10
-
-
-def test_without_its_dead_letter_topic_the_relay_stops_and_says_so(outbox: RealOutbox) -> None:
-    """The row that can go nowhere is not confirmed, and the error names the topic to make."""
-    service = RelayService(outbox.settings(service="other", kafka={"topic.metadata.propagation.max.ms": 300}))
-    service.start()
-    outbox.write([("order-0", b"1")], partition=99)
-    wait_until("the relay stops", lambda: not service.alive)
-    with pytest.raises(Undeliverable, match=rf"dead-letter topic '{outbox.prefix}other.dead'.*create that topic"):
-        service.stop()
-
-
-def test_columns_and_partitions_may_change_while_it_runs(outbox: RealOutbox) -> None:
-    """A column added and a day's partition attached in mid-run change nothing for the records."""
-    with outbox.streaming():
-        outbox.write(numbered(0, 3))
-        outbox.sql("ALTER TABLE outbox ADD COLUMN tenant text DEFAULT 'blue'")
-        outbox.write(numbered(3, 3))
-        outbox.sql("ALTER TABLE outbox DROP COLUMN tenant")
-        with psycopg.connect(outbox.dsn) as connection:
-            connection.execute("DROP TABLE outbox_default")
-            connection.execute("CREATE TABLE outbox_other PARTITION OF outbox DEFAULT")
-        outbox.write(numbered(6, 3))
-        outbox.arrived(payloads(0, 9))
-
-    assert len(outbox.seen) == 9
-
-
 def test_an_idle_outbox_beside_busy_tables_lets_the_log_go(outbox: RealOutbox) -> None:
     """Other tables' changes do not pin the server's log: the slot moves on though no row is written."""
     with RelayService(outbox.settings()):
@@ -144,23 +45,6 @@ def test_an_idle_outbox_beside_busy_tables_lets_the_log_go(outbox: RealOutbox) -
         wait_until("the slot moves on", lambda: outbox.confirmed() >= end)
 
     assert outbox.payloads() == []
-
-
-def test_a_second_relay_stands_by_and_takes_over(outbox: RealOutbox) -> None:
-    """The server admits one reader; when it leaves the other goes on."""
-    first, second = RelayService(outbox.settings()), RelayService(outbox.settings())
-    first.start()
-    wait_until("the first reads", lambda: first.state == "streaming")
-    with second:
-        wait_until("the second stands by", lambda: second.state == "standby")
-        outbox.write(numbered(0, 5))
-        outbox.arrived(payloads(0, 5))
-        first.stop()
-        outbox.write(numbered(5, 5))
-        outbox.arrived(payloads(5, 5))
-
-        assert second.state == "streaming"
-    assert len(outbox.seen) == 10
 
 
 def test_a_cut_connection_is_made_again(outbox: RealOutbox) -> None:

@@ -96,6 +96,34 @@ def test_a_day_stays_while_one_of_two_readers_lags(engine: Engine, slot: str) ->
     assert droppable(engine, kept) == OLD_TABLES
 
 
+def test_a_day_goes_when_the_relay_that_polls_has_passed_it(engine: Engine) -> None:
+    """Its position is a transaction number; a slot beside it has to have passed as well, and so does a second look."""
+    kept = Retention(7, 30)
+
+    def polled(below: str) -> None:
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE IF NOT EXISTS outbox_polled (reader text PRIMARY KEY, below xid8)"))
+            connection.execute(
+                text(
+                    f"INSERT INTO outbox_polled SELECT 'relay', {below} ON CONFLICT (reader)"
+                    " DO UPDATE SET below = EXCLUDED.below"
+                )
+            )
+
+    polled("(SELECT min(xid) FROM outbox)")
+    assert droppable(engine, kept) == []
+    polled("pg_snapshot_xmin(pg_current_snapshot())")
+    assert droppable(engine, kept) == OLD_TABLES
+    with engine.begin() as connection:
+        connection.execute(text("SELECT pg_create_logical_replication_slot('lagging_beside', 'pgoutput')"))
+        connection.execute(text("SELECT pg_logical_emit_message(true, 'later', 'x')"))
+    try:
+        assert droppable(engine, Retention(7, 30)) == []
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("SELECT pg_drop_replication_slot('lagging_beside')"))
+
+
 def test_without_a_reader_nothing_goes(engine: Engine) -> None:
     """No slot, no proof: the rows stay however old they are."""
     kept = Retention(7, 30)

@@ -1,0 +1,246 @@
+"""Outboxes that are polled, on SQLAlchemy: how no row that commits late is passed over, by database.
+
+The order in which rows are numbered is not the order in which they are committed, so "all behind the last number" would
+pass over rows. Therefore:
+
+PostgreSQL  Rows are kept. Read are those of transactions below the oldest one that still runs (`pg_snapshot_xmin`): of
+            those none can appear any more. The position is a transaction number in the table `<outbox>_polled`. A
+            transaction that runs long, in whichever database of the server, holds up all that began after it.
+SQLite      Rows are deleted once Kafka has them: what is there is to be sent, however late it came.
+
+A second relay finds the lock taken and stands by. What a relay notes, it notes in the session that holds the lock.
+"""
+
+import fcntl
+import logging
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from sqlalchemy import Connection, create_engine, exc
+from sqlalchemy.engine import make_url
+
+from kompensate.outbox.checkpoint import REMEDY
+from kompensate.outbox.errors import Disconnected, Gap, Misconfigured, SlotInUse
+from kompensate.outbox.patience import begun
+from kompensate.outbox.polling import BATCH_MAX, COLUMNS, Rows
+
+log = logging.getLogger(__name__)
+
+ROWS_MAX: Final = 5_000
+"""Rows that are read at once, unless one transaction has more."""
+SILENCE_MS: Final = 3_000
+"""A relay that tells the server nothing for so long (paused, or its machine gone) loses the lock to another."""
+LOCKED_SECONDS: Final = 30
+"""How long SQLite's other writers are waited for."""
+
+BOUND: Final = "pg_snapshot_xmin(pg_current_snapshot())"
+"""The oldest transaction that still runs: everything below it is committed or gone."""
+_LOCK: Final = "pg_try_advisory_lock(hashtextextended('kompensate relay ' || %s, 0))"
+
+
+class PolledRows(Rows, Protocol):
+    def close(self) -> None:
+        """Let go of the lock and of all connections."""
+
+
+def open_rows(url: str, table: str, *, resync: bool = False) -> PolledRows:
+    """The outbox behind a URL of PostgreSQL or SQLite, locked for us.
+
+    `resync` publishes all its rows once more. Raises SlotInUse, Gap, Misconfigured, Disconnected.
+    """
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError as error:
+        raise Misconfigured(
+            "polling relay: expected a URL, as in postgresql://user@host/db or sqlite:///file"
+        ) from error
+    if parsed.get_backend_name() == "sqlite":
+        return SpentRows(parsed.render_as_string(hide_password=False), table)
+    plain = parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+    return KeptRows(plain, table, resync=resync)
+
+
+@contextmanager
+def _reacting() -> Iterator[None]:
+    """SQLAlchemy's errors as those of the relay's loop."""
+    try:
+        yield
+    except exc.ProgrammingError as error:
+        raise Misconfigured(
+            f"polling relay: expected an outbox as kompensate/outbox/schema.sql has it, and the rights to read it and "
+            f"to keep a position beside it, got: {_line(error)}"
+        ) from error
+    except (exc.DBAPIError, exc.ResourceClosedError) as error:
+        if "no such table" in str(error) or "no such column" in str(error):
+            raise Misconfigured(f"polling relay: expected an outbox, got: {_line(error)}: create_tables()") from error
+        raise Disconnected(f"database: {_line(error)}") from error
+
+
+def _line(error: exc.SQLAlchemyError) -> str:
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+class SpentRows:
+    """SQLite's outbox: a row is there until Kafka has it.
+
+    SQLite gives the number of a deleted last row again, so numbers are believed only while rows that were read are
+    still there; what the relay confirms are numbers of our own.
+    """
+
+    def __init__(self, url: str, table: str) -> None:
+        self._table = table
+        file = make_url(url).database
+        if not file or file == ":memory:":
+            raise Misconfigured(f"polling relay: expected SQLite's file, got {url}: another process sees no other")
+        if not Path(file).exists():
+            raise Misconfigured(f"polling relay: expected SQLite's file {file}, got none: create_tables() makes it")
+        self._lock = Path(f"{file}-relay").open("w")  # noqa: SIM115  # held until close()
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise SlotInUse(f"outbox in {file} is polled by another process") from error
+        self._engine = create_engine(url, connect_args={"timeout": LOCKED_SECONDS})
+        self._read: deque[tuple[int, int]] = deque()  # (place, rowid) of rows on their way, oldest first
+        self._place = 0
+
+    def close(self) -> None:
+        self._engine.dispose()
+        self._lock.close()
+
+    def fresh(self) -> Generator[tuple[int, Sequence[Any]], None, None]:
+        last = self._read[-1][1] if self._read else 0
+        statement = f"SELECT rowid, {COLUMNS} FROM {self._table} WHERE rowid > ? ORDER BY rowid LIMIT ?"  # noqa: S608 our own names
+        with _reacting(), self._engine.connect() as connection:
+            found = connection.exec_driver_sql(statement, (last, ROWS_MAX)).all()
+        for row in found:
+            self._place += 1
+            self._read.append((self._place, row[0]))
+            yield self._place, row[1:]
+
+    def rest(self) -> int:
+        return 0
+
+    def published(self, place: int) -> None:
+        spent = []
+        while self._read and self._read[0][0] <= place:
+            spent.append((self._read.popleft()[1],))
+        with _reacting(), self._engine.begin() as connection:
+            connection.exec_driver_sql(f"DELETE FROM {self._table} WHERE rowid = ?", spent)  # noqa: S608 our own names
+
+    def stay(self) -> None:
+        """The lock is the operating system's."""
+
+
+class KeptRows:
+    """PostgreSQL's outbox by transaction numbers: a place is one, and everything below it was published."""
+
+    def __init__(self, url: str, table: str, *, resync: bool) -> None:
+        self._table, self._polled = table, f"{table}_polled"
+        self._engine = create_engine(url, connect_args={"application_name": "kompensate relay"})
+        with _reacting():
+            self._notes = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            with _reacting():
+                self._take()
+                self._next = None if resync else self._position()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._notes.close()
+        self._engine.dispose()
+
+    def _take(self) -> None:
+        ask = self._notes.exec_driver_sql
+        if not ask(f"SELECT {_LOCK}", (self._table,)).scalar_one():
+            raise SlotInUse(f"outbox {self._table} is polled by another relay")
+        ask(f"SET idle_session_timeout = {SILENCE_MS}")
+        if ask("SELECT to_regclass(quote_ident(%s)) IS NULL", (self._polled,)).scalar_one():
+            ask(
+                f"CREATE TABLE IF NOT EXISTS {self._polled} (reader text PRIMARY KEY, system_id text NOT NULL,"
+                " below xid8 NOT NULL, updated_at timestamptz NOT NULL DEFAULT now())"
+            )
+        if not ask(_HAS_INDEX, (self._table,)).scalar_one():
+            log.info("making an index of %s by transaction, so that a look reads only what is new", self._table)
+            ask(f"CREATE INDEX IF NOT EXISTS {self._table}_xid ON {self._table} (xid)")
+
+    def _position(self) -> int | None:
+        """Where a relay left off; None before the first. Raises Gap where it is no position of this server."""
+        found = self._notes.exec_driver_sql(
+            f"SELECT system_id, system_identifier::text, below::text::bigint,"  # noqa: S608 our own names
+            f" pg_snapshot_xmax(pg_current_snapshot())::text::bigint FROM {self._polled}, pg_control_system()"
+        ).one_or_none()
+        if found is None:
+            return None
+        noted, system, below, end = found
+        if noted != system or below > end:
+            raise Gap(
+                f"outbox {self._table}: expected transaction {below} of PostgreSQL system {noted}, up to which rows "
+                f"were published, got system {system} at transaction {end}: the database was restored or moved. "
+                f"{REMEDY}"
+            )
+        return int(below)
+
+    def fresh(self) -> Generator[tuple[int, Sequence[Any]], None, None]:
+        with _reacting(), self._engine.connect() as connection:
+            if self._next is None:
+                yield from self._all(connection)
+                return
+            until = self._until(connection, self._next)
+            if until > self._next:
+                where = " WHERE xid >= %s::text::xid8 AND xid < %s::text::xid8"
+                for row in self._rows(connection, where, (str(self._next), str(until))):
+                    yield row[0] + 1, row[1:]
+            self._next = until
+
+    def _all(self, connection: Connection) -> Iterator[tuple[int, Sequence[Any]]]:
+        """Every row that is there, also what another server numbered before the tables came here: all are one place."""
+        bound = int(connection.exec_driver_sql(f"SELECT {BOUND}::text::bigint").scalar_one())
+        for row in begun(self._rows(connection, "", ()), self.stay):
+            yield bound, row[1:]
+        self._next = bound
+
+    def _until(self, connection: Connection, begin: int) -> int:
+        """How far to read at once: to the bound, or ROWS_MAX rows, or one transaction that has more."""
+        return int(
+            connection.exec_driver_sql(
+                f"SELECT coalesce((SELECT greatest(xid::text::bigint, %s + 1) FROM {self._table}"  # noqa: S608 our own names
+                f" WHERE xid >= %s::text::xid8 AND xid < {BOUND} ORDER BY xid OFFSET {ROWS_MAX} LIMIT 1),"
+                f" {BOUND}::text::bigint)",
+                (begin, str(begin)),
+            ).scalar_one()
+        )
+
+    def _rows(self, connection: Connection, where: str, parameters: tuple[str, ...]) -> Iterator[Sequence[Any]]:
+        statement = (
+            f"SELECT xid::text::bigint, {COLUMNS} FROM {self._table}{where}"  # noqa: S608 our own names
+            " ORDER BY xid, created_at, tableoid, ctid"
+        )
+        yield from connection.execution_options(yield_per=BATCH_MAX).exec_driver_sql(statement, parameters)
+
+    def rest(self) -> int:
+        return self._next or 0
+
+    def published(self, place: int) -> None:
+        with _reacting():
+            self._notes.exec_driver_sql(
+                f"INSERT INTO {self._polled} AS p (reader, system_id, below) SELECT 'relay', system_identifier::text,"  # noqa: S608 our own names
+                " %s::text::xid8 FROM pg_control_system() ON CONFLICT (reader) DO UPDATE"
+                " SET system_id = EXCLUDED.system_id, below = EXCLUDED.below, updated_at = now()",
+                (str(place),),
+            )
+
+    def stay(self) -> None:
+        with _reacting():
+            self._notes.exec_driver_sql("SELECT 1")
+
+
+_HAS_INDEX: Final = (
+    "SELECT EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]"
+    " WHERE i.indrelid = to_regclass(quote_ident(%s)) AND a.attname = 'xid')"
+)
