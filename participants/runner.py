@@ -15,13 +15,13 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 from typing import TypeAlias
 
 from kompensate.participants.ports import DeadLetter, Grave, Place, Record, Source, Unburied
-from kompensate.participants.reading import read
+from kompensate.participants.reading import read, read_event
 from kompensate.participants.settings import Settings
 from kompensate.participants.unit import Bury, Later, Order, Result, Settled, Undone, Unreachable
 from kompensate.schemas.faults import fault
@@ -70,7 +70,7 @@ class _Progress:
 
 
 class Runner:
-    """Runs one participant until it is stopped: `handle` is a Unit's."""
+    """Runs one participant until it is stopped: `handle` is a Unit's, `events` says where those stand that it takes."""
 
     def __init__(
         self,
@@ -79,6 +79,7 @@ class Runner:
         handle: Handle,
         settings: Settings,
         *,
+        events: Mapping[str, str] | None = None,
         chore: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         uniform: Callable[[float, float], float] = random.uniform,
@@ -88,6 +89,8 @@ class Runner:
         self._grave = grave
         self._handle_group = handle
         self._settings = settings
+        self._events = dict(events or {})
+        self._event_topics = frozenset(self._events.values())
         self._chore = chore
         self._clock = clock
         self._stopping = Event()
@@ -129,7 +132,7 @@ class Runner:
         if room > 0:
             timeout = 0.0 if group else self.idle_seconds()
             records = self._source.poll(room, timeout)
-            group.extend(self._take(record) for record in records)
+            group.extend(parcel for parcel in map(self._take, records) if parcel is not None)
         elif not group:
             self._source.rest(self.idle_seconds())
         if group:
@@ -138,12 +141,19 @@ class Runner:
         if not group or self._clock() >= self._commit_due:
             self._commit(wait=False)
 
-    def _take(self, record: Record) -> Parcel:
+    def _take(self, record: Record) -> Parcel | None:
+        """The record on its way, or None for an event that is not for us."""
         progress = self._progress.setdefault(record.place, _Progress(record.offset))
         progress.taken = record.offset + 1
+        event = record.place.topic in self._event_topics
+        found = read_event(record, self._events) if event else read(record)
+        if found is None:
+            return None
         progress.open.add(record.offset)
-        command, doom = read(record)
-        lane = record.key if record.key is not None else (record.place, record.offset)
+        command, doom = found
+        lane: Hashable = (record.place, record.offset)
+        if record.key is not None:
+            lane = (record.place.topic, record.key) if event else record.key
         return Parcel(record, command, lane, doom)
 
     def _take_due(self, now: float) -> list[Parcel]:

@@ -69,12 +69,12 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The command has its answer. `dead` is the reason why it belongs among the dead letters, if it does.
+    """The command has its answer; an event none, and no `outcome`. `dead` is why it is a dead letter, if it is one.
 
     `stack` is where its handler raised then, without values.
     """
 
-    outcome: Outcome
+    outcome: Outcome | None
     dead: str | None = None
     stack: str | None = None
 
@@ -188,6 +188,7 @@ class _Group:
     book: dict[str, Entry | None] = field(default_factory=dict)
     fresh: set[str] = field(default_factory=set)
     settled: set[str] = field(default_factory=set)
+    seen: set[str] = field(default_factory=set)
     cancelled: set[str] = field(default_factory=set)
     held: set[Hashable] = field(default_factory=set)
     rows: list[Row] = field(default_factory=list)
@@ -202,9 +203,30 @@ class _Group:
         self.fresh = {command_id for command_id, entry in self.book.items() if entry is None}
 
     def handle(self, order: Order) -> Result:
-        """One command through the barrier; its row, if it is answered, waits for `settle`."""
+        """One command or event; what it leads to waits for `settle`."""
         if order.lane in self.held:
             return Later("an earlier command of its lane waits", counts=False)
+        result = self._handle(order) if order.command.reply_to else self._hear(order)
+        if isinstance(result, Later):
+            self.held.add(order.lane)
+        return result
+
+    def _hear(self, order: Order) -> Result:
+        """An event, once. Nobody waits for an answer; a dead one stays unknown, so that it can be tried again."""
+        event = order.command
+        if self.book[event.id] is not None:
+            return Settled(None)
+        self.stack = None
+        answer, dead = self._run(order)
+        if not isinstance(answer, Answer):
+            return answer
+        if dead is None:
+            self.book[event.id] = Entry("answered", "done")
+            self.seen.add(event.id)
+        return Settled(None, dead, self.stack)
+
+    def _handle(self, order: Order) -> Result:
+        """A command through the barrier."""
         command = order.command
         forward = None if command.compensates is None else self.book[command.compensates]
         verdict = judge(command, self.book[command.id], forward, self.now_ms)
@@ -218,7 +240,6 @@ class _Group:
             case _:
                 answer = self._without_handler(verdict, command)
         if isinstance(answer, Later):
-            self.held.add(order.lane)
             return answer
         self.rows.append(replies.address(self.participant, command, answer))
         if self.book[command.id] is None:
@@ -231,8 +252,10 @@ class _Group:
         if self.scratch is not None:
             self.scratch.close()
         inbox.answer(self.connection, self.participant.name, self.rows, self.settled)
+        inbox.note(self.connection, self.participant.name, sorted(self.seen))
         inbox.cancel(self.connection, self.participant.name, sorted(self.cancelled))
-        inbox.release(self.connection, self.participant.name, sorted(self.fresh - self.settled - self.cancelled))
+        left = self.fresh - self.settled - self.seen - self.cancelled
+        inbox.release(self.connection, self.participant.name, sorted(left))
 
     def _without_handler(self, verdict: Verdict, command: Command) -> Answer:
         own = self.book[command.id]
@@ -275,12 +298,12 @@ class _Group:
             _raise_if_whole(error, self.connection)
             if scratch is not None:
                 scratch.undo()
-            if isinstance(error, Refused | Waits):
+            if isinstance(error, Waits) or (isinstance(error, Refused) and order.command.reply_to):
                 return self._refuse(error)
             if isinstance(error, PayloadUnavailable):
                 return _put_off(order.command, error)
             reason = f"handler of {handler.contract}: {replies.said(error)}"
-            if order.last or isinstance(error, (BadPayload, Misuse)):
+            if order.last or isinstance(error, (BadPayload, Misuse, Refused)):
                 log.exception("%s failed", _named(order.command), extra=_extra(order.command), exc_info=error)
                 self.stack = stack_of(error)
                 return self._give_up(reason)
@@ -316,7 +339,7 @@ class _Group:
 
 def _read(participant: Participant, command: Command) -> tuple[Handler, object]:
     """Who handles the command, and its payload as he takes it. Raises BadPayload."""
-    handler = participant.handler(command.type)
+    handler = participant.handler(command.type) if command.reply_to else participant.subscriber(command.type)
     if handler is None:
         known = ", ".join(participant.contracts) or "none"
         raise BadPayload(f"command type: expected one of {known}, got {command.type!r}")
