@@ -338,4 +338,5 @@ class Runner:
 
 
 def _letter(parcel: Parcel, settled: Settled) -> DeadLetter:
-    return DeadLetter(parcel.record, settled.dead or "", settled.outcome, settled.stack)
+    waited_for = parcel.command is not None and parcel.command.reply_to
+    return DeadLetter(parcel.record, settled.dead or "", settled.outcome if waited_for else None, settled.stack)

@@ -69,12 +69,12 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The command has its answer; an event none, and no `outcome`. `dead` is why it is a dead letter, if it is one.
+    """The command has its answer (an event has an outcome alone). `dead` is why it is a dead letter, if it is one.
 
     `stack` is where its handler raised then, without values.
     """
 
-    outcome: Outcome | None
+    outcome: Outcome
     dead: str | None = None
     stack: str | None = None
 
@@ -215,7 +215,7 @@ class _Group:
         """An event, once. Nobody waits for an answer; a dead one stays unknown, so that it can be tried again."""
         event = order.command
         if self.book[event.id] is not None:
-            return Settled(None)
+            return Settled("done")
         self.stack = None
         answer, dead = self._run(order)
         if not isinstance(answer, Answer):
@@ -223,7 +223,7 @@ class _Group:
         if dead is None:
             self.book[event.id] = Entry("answered", "done")
             self.seen.add(event.id)
-        return Settled(None, dead, self.stack)
+        return Settled(answer.outcome, dead, self.stack)
 
     def _handle(self, order: Order) -> Result:
         """A command through the barrier."""

@@ -12,14 +12,19 @@ from typing import Any
 
 import psycopg
 import pytest
+from click.testing import CliRunner
+from confluent_kafka import Producer
+from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
+from kompensate.orchestrator.cli.dlq import dlq
 from kompensate.outbox.main import RelayService, RelaySettings
 from kompensate.participants import Call, Participant, Refused
 from kompensate.participants.database import connect
 from kompensate.participants.kafka import CannotStart
 from kompensate.participants.main import Service
+from kompensate.participants.settings import Settings
 from kompensate.schemas.faults import VARIABLE
 from tests.fixtures.outboxes import QUICK
 from tests.fixtures.participants import World
@@ -122,6 +127,33 @@ def test_topics_that_are_missing_or_differ_are_told(newsroom: Newsroom, monkeypa
     deaf = Service(listener, newsroom.dsns[1], newsroom.bootstrap, prefix=newsroom.prefix)
     with pytest.raises(CannotStart, match=r"events that are subscribed to, got no news\.events: is the name whole"):
         deaf.start()
+
+
+def test_a_dead_event_may_be_handed_in_again(newsroom: Newsroom, kafka: str) -> None:
+    """Nobody was answered, so its letter is not final: retried once the handler is mended, it takes effect once."""
+    topic, broken = f"{newsroom.prefix}news.events", [True]
+    assert newsroom.topics("apply").returncode == 0
+    listening = Participant("listener")
+
+    @listening.on("news.Happened", topic=topic)
+    def hear(event: Happened, connection: Connection, call: Call) -> None:
+        connection.execute(text("INSERT INTO effect (command_id, kind) VALUES (:id, 'heard')"), {"id": call.id})
+        if broken:
+            raise ValueError("not yet")
+
+    producer = Producer({"bootstrap.servers": kafka})
+    headers: dict[str, str | bytes | None] = {"ce_type": "news.Happened", "ce_id": "e-1"}
+    producer.produce(topic, b'{"number": 1}', b"k", headers=headers)
+    assert producer.flush(20) == 0
+    letters = ["--bootstrap", kafka, "--prefix", newsroom.prefix, "--service", "listener"]
+    with Service(listening, newsroom.dsns[1], kafka, prefix=newsroom.prefix, settings=Settings(tries_max=1)):
+        [letter] = ServiceTopics(kafka, newsroom.prefix, "listener").dead_letters(1)
+        assert "q_answered" not in dict(letter.headers() or [])
+        broken.clear()
+        done = CliRunner().invoke(dlq, ["retry", *letters, "--where", "answered=no", "--reason", "mended"])
+        assert done.exit_code == 0, done.output
+        wait_until("it is heard", lambda: newsroom.heard() == 1, 30)
+    assert newsroom.worlds[1].inbox() == {"e-1": ("answered", "done")}
 
 
 def test_every_kind_of_handler_can_tell(postgres: str) -> None:

@@ -187,7 +187,7 @@ def test_an_event_is_retried_then_a_dead_letter(hearing: World) -> None:
     """Nobody is told that it failed; it stays unknown to the inbox, so that its dead letter can be tried again."""
     waits, heard = hearing.handle(event("e-1", "retry"), event("e-2", saga_id="saga-2"), last=False)
     assert isinstance(waits, Later)
-    assert heard == Settled(None)
+    assert heard == Settled("done")
     hearing.handle(event("e-1", "raise"))
 
     assert hearing.effects() == {("e-2", "heard"): 1}
