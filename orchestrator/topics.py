@@ -1,8 +1,8 @@
 """The topics of an application: what they must be like, how they differ from it, and how they are made.
 
-Everything is derived from the application's definition. Some properties a worker cannot do without (it
-refuses to run on a drift there), others only make it slower; `check` shows both. Counts of partitions are
-never changed: a saga's partition is computed from its id.
+Everything is derived from the application's definition, and for services that publish or subscribe from theirs. Some
+properties a worker cannot do without (it refuses to run on a drift there), others only make it slower; `check` shows
+both. Counts of partitions are never changed: a saga's partition is computed from its id.
 """
 
 import json
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but not re-exported for checkers
@@ -105,8 +105,33 @@ class Drift:
         return f"{self.topic}: {self.what}: expected {self.expected}, got {self.got}{why}"
 
 
-def plan(application: Application, settings: Settings, brokers: int) -> list[TopicPlan]:
-    """Every topic of `application` on a cluster of so many brokers."""
+class EventTopicLike(Protocol):
+    """A topic of a service's own events."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def partitions(self) -> int: ...
+
+
+class ParticipantLike(Protocol):
+    """What of a participant its topics are made from."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def contracts(self) -> Sequence[str]: ...
+
+    @property
+    def publishes(self) -> Sequence[EventTopicLike]: ...
+
+
+def plan(
+    application: Application, settings: Settings, brokers: int, participants: Sequence[ParticipantLike] = ()
+) -> list[TopicPlan]:
+    """Every topic of `application`, and of these `participants`, on a cluster of so many brokers."""
     names = Topics(application.name, settings.prefix)
     replicas = min(REPLICAS, max(1, brokers))
     always = (
@@ -134,9 +159,15 @@ def plan(application: Application, settings: Settings, brokers: int) -> list[Top
         (names.quarantine, aside),
     ):
         plans.append(TopicPlan(name, count, replicas, rules))
-    for service in application.services:
-        for name, rules in ((names.commands(service), commands), (names.dead(service), aside)):
-            plans.append(TopicPlan(name, count, replicas, rules, own=False))
+    takers = {participant.name for participant in participants if participant.contracts}
+    takers.update(application.services)
+    for service in sorted(takers | {participant.name for participant in participants}):
+        if service in takers:
+            plans.append(TopicPlan(names.commands(service), count, replicas, commands, own=False))
+        plans.append(TopicPlan(names.dead(service), count, replicas, aside, own=False))
+    events = (*always[:2], *_kept("delete", 7 * DAY_MS), commands[-1])
+    for topic in (topic for participant in participants for topic in participant.publishes):
+        plans.append(TopicPlan(topic.name, topic.partitions, replicas, events))
     return plans
 
 
@@ -176,7 +207,7 @@ def _differences(wanted: TopicPlan, found: Found | None) -> Iterator[Drift]:
         yield Drift(wanted.name, "topic", f"{wanted.partitions} partitions", "none", needed=True, reason=make)
         return
     if wanted.own and found.partitions != wanted.partitions:
-        reason = "sagas are placed by this number: it cannot be changed, drain into a new application"
+        reason = "records are placed by this number: it cannot be changed, drain into a new application or topic"
         yield Drift(
             wanted.name, "partitions", str(wanted.partitions), str(found.partitions), needed=True, reason=reason
         )
@@ -193,8 +224,11 @@ def _differences(wanted: TopicPlan, found: Found | None) -> Iterator[Drift]:
 class TopicAdmin:
     """Reads and makes the topics of one application. Raises Fatal where the cluster does not answer or refuses."""
 
-    def __init__(self, application: Application, settings: Settings) -> None:
+    def __init__(
+        self, application: Application, settings: Settings, participants: Sequence[ParticipantLike] = ()
+    ) -> None:
         self._application = application
+        self._participants = participants
         self._settings = settings
         self._names = Topics(application.name, settings.prefix)
         self._admin = AdminClient(admin_options(settings))
@@ -204,7 +238,7 @@ class TopicAdmin:
         return len(self._metadata().brokers)
 
     def plan(self) -> list[TopicPlan]:
-        return plan(self._application, self._settings, self.brokers())
+        return plan(self._application, self._settings, self.brokers(), self._participants)
 
     def check(self) -> list[Drift]:
         """Every difference between the topics and their plan."""

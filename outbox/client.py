@@ -14,15 +14,12 @@ here. It never changes. A wrong one is seen at the first request: it goes to the
 partition, to the dead letters), which says which number was expected.
 """
 
-import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
-from sqlalchemy import Connection
-from sqlalchemy.orm import Session, scoped_session
-
-from kompensate.outbox.writer import INSERT, as_json, request_row, write
+from kompensate.outbox.transactions import AsyncTransaction, Transaction, add, add_async
+from kompensate.outbox.writer import Row, request_row
 from kompensate.schemas.formats import PayloadFormat, payloads_of
 from kompensate.schemas.messages import CANCEL, SIGNAL, START, Request
 from kompensate.schemas.requests import make_request
@@ -37,33 +34,8 @@ class ApplicationLike(Protocol):
     payloads: PayloadFormat | None
 
 
-class Driver(Protocol):
-    """A psycopg connection or cursor, or another PostgreSQL driver's cursor that takes `%s` parameters."""
-
-    def execute(self, query: Any, params: Sequence[Any], /) -> Any: ...
-
-
-Transaction: TypeAlias = "Session | scoped_session[Session] | Connection | Driver"
-"""Where a row is written: the caller begins, commits and rolls back."""
-
-
 Attributes: TypeAlias = Mapping[str, object]
 """Search attributes by name: str, int, float, bool or datetimes with a time zone."""
-
-
-class AsyncDriver(Protocol):
-    """A psycopg AsyncConnection or AsyncCursor."""
-
-    async def execute(self, query: Any, params: Sequence[Any], /) -> Any: ...
-
-
-class AsyncSqlAlchemy(Protocol):
-    """SQLAlchemy's AsyncSession or AsyncConnection."""
-
-    async def run_sync(self, function: Callable[..., Any], /) -> Any: ...
-
-
-AsyncTransaction: TypeAlias = "AsyncSqlAlchemy | AsyncDriver"
 
 
 class _Asking:
@@ -115,16 +87,8 @@ class _Asking:
         now = time.time_ns() // 1_000_000
         return make_request(type_, saga_id, source=self._source, time=now, payloads=self._payloads, **fields)
 
-    def _write(self, transaction: Transaction, asked: Sequence[Request]) -> None:
-        topic, count = self.topics.requests, self._partitions
-        rows = [request_row(one, topic, partition_of(one.saga_id, count)) for one in asked]
-        if isinstance(transaction, (Session, scoped_session)):
-            write(transaction.connection(), rows)
-        elif isinstance(transaction, Connection):
-            write(transaction, rows)
-        else:
-            driver: Any = transaction
-            driver.execute(INSERT, (as_json(rows),))
+    def _row(self, asked: Request) -> Row:
+        return request_row(asked, self.topics.requests, partition_of(asked.saga_id, self._partitions))
 
 
 class OutboxClient(_Asking):
@@ -158,13 +122,7 @@ class OutboxClient(_Asking):
         return self._ask(transaction, self._cancel(saga_id, reason))
 
     def _ask(self, transaction: Transaction, asked: Request) -> Request:
-        execute = getattr(transaction, "execute", None)
-        if hasattr(transaction, "run_sync") or inspect.iscoroutinefunction(execute) or execute is None:
-            raise TypeError(
-                "transaction: expected a SQLAlchemy Session or Connection, or a psycopg connection or cursor, "
-                f"got {type(transaction).__name__}{'' if execute is None else ': use AsyncOutboxClient'}"
-            )
-        self._write(transaction, [asked])
+        add(transaction, [self._row(asked)], "AsyncOutboxClient")
         return asked
 
 
@@ -200,17 +158,5 @@ class AsyncOutboxClient(_Asking):
         return await self._ask(transaction, self._cancel(saga_id, reason))
 
     async def _ask(self, transaction: AsyncTransaction, asked: Request) -> Request:
-        # Not by their classes: SQLAlchemy's asyncio half needs greenlet, which may not be installed.
-        run_sync = getattr(transaction, "run_sync", None)
-        if run_sync is not None:
-            await run_sync(lambda sync: self._write(sync, [asked]))
-            return asked
-        execute: Any = getattr(transaction, "execute", None)
-        if not inspect.iscoroutinefunction(execute):
-            raise TypeError(
-                "transaction: expected an AsyncSession, AsyncConnection or AsyncCursor, "
-                f"got {type(transaction).__name__}: use OutboxClient"
-            )
-        topic, count = self.topics.requests, self._partitions
-        await execute(INSERT, (as_json([request_row(asked, topic, partition_of(asked.saga_id, count))]),))
+        await add_async(transaction, [self._row(asked)], "OutboxClient")
         return asked

@@ -61,6 +61,7 @@ _ANSWER_SQLITE = (
     "WHERE consumer = ? AND command_id = ?"
 )
 _CANCEL = f"UPDATE {INBOX} SET state = 'cancelled' WHERE consumer = {{0}} AND command_id = {{0}}"  # noqa: S608 our own names
+_NOTE = f"UPDATE {INBOX} SET state = 'answered', outcome = 'done' WHERE consumer = {{0}} AND command_id = {{0}}"  # noqa: S608 our own names
 _RELEASE = f"DELETE FROM {INBOX} WHERE consumer = {{0}} AND command_id = {{0}}"  # noqa: S608 our own names
 
 
@@ -117,6 +118,11 @@ def answer(connection: Connection, consumer: str, replies: Sequence[Row], settle
 def cancel(connection: Connection, consumer: str, command_ids: Sequence[str]) -> None:
     """Mark commands that were compensated before they arrived: they will be refused when they do."""
     _each(connection, _CANCEL, consumer, command_ids)
+
+
+def note(connection: Connection, consumer: str, event_ids: Sequence[str]) -> None:
+    """Mark events as handled: nothing is kept of them but that they were here."""
+    _each(connection, _NOTE, consumer, event_ids)
 
 
 def release(connection: Connection, consumer: str, command_ids: Sequence[str]) -> None:

@@ -69,6 +69,9 @@ _OURS_PRODUCER: dict[str, object] = {
 }
 
 
+_MAKE = "make it with `kompensate topics apply --participant MODULE:OBJECT`"
+
+
 class CannotStart(RuntimeError):
     """Kafka cannot be reached, or lacks a topic; the text says what is expected."""
 
@@ -90,13 +93,19 @@ def configuration(bootstrap: str, options: Mapping[str, object], ours: Mapping[s
 
 
 class KafkaSource:
-    """Reads the command topic as a member of the service's consumer group."""
+    """Reads the command topic, and those of events, as a member of the service's consumer group."""
 
-    def __init__(self, bootstrap: str, topic: str, group: str, options: Mapping[str, object]) -> None:
+    def __init__(
+        self, bootstrap: str, topic: str | None, group: str, options: Mapping[str, object], events: Sequence[str] = ()
+    ) -> None:
+        """`topic` has the commands (None: it takes none), `events` are the topics of events."""
         classic = {} if options.get("group.protocol") == "consumer" else _DEFAULTS_CLASSIC
         ours = {**_OURS_CONSUMER, "group.id": group}
         settings = configuration(bootstrap, {**_DEFAULTS_CONSUMER, **classic, **options}, ours)
-        self._topic = topic
+        self._commands = topic
+        self._topics = [topic, *events] if topic else [*events]
+        self._topic = ", ".join(self._topics)
+        self._events = tuple(events)
         self._bootstrap = bootstrap
         self._early: list[Record] = []
         self._leaving: Leaving = lambda _places, _commit: None
@@ -105,8 +114,11 @@ class KafkaSource:
         self._settings = {**settings, "error_cb": Complaints(), "on_commit": _on_commit, "logger": _librdkafka}
         self._consumer = Consumer(self._settings)
 
-    def check(self, dead_topic: str) -> None:
-        """Raise CannotStart unless Kafka answers (else Unreachable) and has both topics."""
+    def check(self, dead_topic: str, published: Mapping[str, int] | None = None) -> None:
+        """Raise CannotStart unless Kafka answers (else Unreachable) and has all topics.
+
+        `published` are those of the service's own events, with the count of partitions that it was told.
+        """
         try:
             known = self._consumer.list_topics(timeout=CONNECT_SECONDS_MAX).topics
         except KafkaException as error:
@@ -117,12 +129,28 @@ class KafkaSource:
                 f"Kafka at {self._bootstrap}: expected an answer within {CONNECT_SECONDS_MAX:g} s, got none "
                 f"({cause.str()}): is it running, and is that its address?"
             ) from error
-        missing = [topic for topic in (self._topic, dead_topic) if topic not in known]
+        own = [topic for topic in (self._commands, dead_topic) if topic]
+        missing = [topic for topic in own if topic not in known]
         if missing:
             raise CannotStart(
-                f"Kafka at {self._bootstrap}: expected topics {self._topic} and {dead_topic}, got no "
+                f"Kafka at {self._bootstrap}: expected topics {' and '.join(own)}, got no "
                 f"{' and no '.join(missing)}: make them with `kompensate topics apply`"
             )
+        absent = [topic for topic in self._events if topic not in known]
+        if absent:
+            raise CannotStart(
+                f"Kafka at {self._bootstrap}: expected the topics of the events that are subscribed to, got no "
+                f"{' and no '.join(absent)}: is the name whole, its prefix included? "
+                f"Else {_MAKE}, of the service that publishes them"
+            )
+        for topic, count in (published or {}).items():
+            got = len(known[topic].partitions) if topic in known else 0
+            if got != count:
+                remedy = f"{got}: give EventTopic(…, partitions={got})" if got else f"none: {_MAKE}"
+                raise CannotStart(
+                    f"Kafka at {self._bootstrap}: expected event topic {topic} with {count} partitions (by which "
+                    f"events are placed), got {remedy}"
+                )
 
     def open(self, leaving: Leaving) -> None:
         """Join the group; partitions come with the polls that follow."""
@@ -131,7 +159,7 @@ class KafkaSource:
 
     def _subscribe(self) -> None:
         self._consumer.subscribe(
-            [self._topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
 
     def poll(self, records_max: int, timeout: float) -> list[Record]:

@@ -114,15 +114,19 @@ class Service:
                 create_tables(connection)
             check_tables(connection, outside=self._participant.calls_outside)
         dead = dead_topic(name, self._prefix)
-        commands = commands_topic(name, self._prefix)
-        source = KafkaSource(self._bootstrap, commands, f"{self._prefix}{name}", self._kafka)
+        commands = commands_topic(name, self._prefix) if self._participant.contracts else None
+        events = {handler.contract: handler.topic for handler in self._participant.handlers if handler.topic}
+        topics = sorted(set(events.values()))
+        source = KafkaSource(self._bootstrap, commands, f"{self._prefix}{name}", self._kafka, events=topics)
         undo.callback(source.close)
-        source.check(dead)
+        source.check(dead, {topic.name: topic.partitions for topic in self._participant.publishes})
         grave = KafkaGrave(self._bootstrap, dead, self._kafka)
         desk = Desk(self._participant, self._engine, grave.bury) if self._participant.calls_outside else None
         self._unit = Unit(self._participant, self._engine, desk=desk, group_seconds=self._settings.group_seconds)
-        log.info("participant %s joins to take %s from %s", name, ", ".join(self._participant.contracts), commands)
-        return Runner(source, grave, self._unit.handle, self._settings, chore=self._keep_house, outside=desk)
+        taken = ", ".join((*self._participant.contracts, *events))
+        log.info("participant %s joins to take %s from %s", name, taken, ", ".join(filter(None, (commands, *topics))))
+        handle = self._unit.handle
+        return Runner(source, grave, handle, self._settings, events=events, chore=self._keep_house, outside=desk)
 
     def _work(self) -> None:
         assert self._runner is not None

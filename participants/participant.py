@@ -1,9 +1,12 @@
-"""Declares a service's handlers: which commands it takes, and the function that does each.
+"""Declares a service's handlers: which commands and events it takes, and the function that does each.
 
     inventory = Participant("inventory")
 
     @inventory.handles
     def reserve(command: Reserve, session: Session, call: Call) -> Reserved: ...
+
+    @inventory.on("orders.OrderPlaced", topic="orders.events")
+    def note(event: OrderPlaced, session: Session) -> None: ...
 
 The annotation of the first parameter is the payload's type, and its name the contract's: `inventory.Reserve`.
 What else it needs is asked for by annotation or by name, in any order, or left out. A handler may be `async def`.
@@ -11,8 +14,8 @@ Declaring starts nothing and connects to nothing.
 """
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, get_origin, get_type_hints, is_typeddict, overload
 
@@ -20,7 +23,8 @@ from kompensate.participants.outcome import Call, OutsideCall
 from kompensate.participants.outside.options import External
 from kompensate.schemas.topics import check_name
 
-if TYPE_CHECKING:  # it brings msgspec and fastavro, and declaring handlers needs neither
+if TYPE_CHECKING:  # they bring msgspec, fastavro and SQLAlchemy, and declaring handlers needs none of them
+    from kompensate.outbox.events import EventTopic
     from kompensate.schemas.formats import PayloadFormat
 
 Function = TypeVar("Function", bound=Callable[..., object])
@@ -45,7 +49,8 @@ class BadHandler(TypeError):
 class Handler:
     """A function with the contract it serves. `offers` names what it asks for, by parameter.
 
-    `external`: it runs outside of the transaction, under these guards.
+    `external`: it runs outside of the transaction, under these guards. `topic` is where an event is read; None for
+    commands.
     """
 
     contract: str
@@ -54,6 +59,7 @@ class Handler:
     offers: tuple[tuple[str, str], ...]
     result_name: str | None
     external: External | None = None
+    topic: str | None = None
 
     @cached_property
     def is_async(self) -> bool:
@@ -88,13 +94,18 @@ class Participant:
     """A service: its name, which is also its command topic's and its consumer group's, and its handlers.
 
     `payloads` is how values become bytes (default: JSON): that of the applications that send it commands.
+    `publishes` are the topics of its own events: looked at when it starts, so that no event is lost on a missing one.
     """
 
-    def __init__(self, name: str, *, payloads: "PayloadFormat | None" = None) -> None:
+    def __init__(
+        self, name: str, *, payloads: "PayloadFormat | None" = None, publishes: "Sequence[EventTopic]" = ()
+    ) -> None:
         self.name = check_name("participant", name)
         self.payloads = payloads
+        self.publishes = tuple(publishes)
         self.source = f"kompensate:{name}"
         self._handlers: dict[str, Handler] = {}
+        self._subscribers: dict[str, Handler] = {}
 
     @overload
     def handles(self, function: Function, /) -> Function: ...
@@ -135,14 +146,26 @@ class Participant:
         options = External(timeout, tries, budget, concurrent, breaker_failures, breaker_seconds, window, reconcile)
         return lambda function: self._add(function, name, options)
 
+    def on(self, event: str, /, *, topic: str) -> Callable[[Function], Function]:
+        """Decorator: this function handles the event of that type (`orders.OrderPlaced`) wherever it stands in `topic`.
+
+        `topic` is its whole name: no prefix is put before it. Raises BadHandler, ValueError.
+        """
+        contract, place = check_name("event", event), check_name("event topic", topic)
+        return lambda function: self._subscribe(function, contract, place)
+
     def handler(self, contract: str) -> Handler | None:
         """Who handles commands of this type, or None."""
         return self._handlers.get(contract)
 
+    def subscriber(self, event: str) -> Handler | None:
+        """Who handles events of this type, or None."""
+        return self._subscribers.get(event)
+
     @property
     def handlers(self) -> tuple[Handler, ...]:
-        """All handlers, in the order of their declaration."""
-        return tuple(self._handlers.values())
+        """All handlers, those of commands first, in the order of their declaration."""
+        return (*self._handlers.values(), *self._subscribers.values())
 
     @property
     def calls_outside(self) -> bool:
@@ -162,6 +185,17 @@ class Participant:
                 f"{handler.contract}: expected one handler, got {_title(known.function)} and {_title(function)}"
             )
         self._handlers[handler.contract] = handler
+        return function
+
+    def _subscribe(self, function: Function, event: str, topic: str) -> Function:
+        handler = replace(_inspect(self.name, function, "Event"), contract=event, topic=topic)
+        known = self._subscribers.get(event)
+        if known is not None:
+            raise BadHandler(
+                f"event {event} in {self.name}: expected one handler, got {_title(known.function)} and "
+                f"{_title(function)}"
+            )
+        self._subscribers[event] = handler
         return function
 
 

@@ -1,8 +1,12 @@
 """Reads a record as a command; where it is none, says why, and whether somebody can still be told.
 
+An event is read as a command that nobody waits for: its `reply_to` is empty.
+
 Whoever sent a spoilt command is answered *failed* if the record names who that is. Either way the record
 becomes a dead letter and the others go on.
 """
+
+from collections.abc import Mapping
 
 from kompensate.participants.participant import Handler, Participant
 from kompensate.participants.ports import Record
@@ -33,7 +37,7 @@ def read(record: Record) -> tuple[Command | None, str | None]:
 
 def payload_of(participant: Participant, command: Command) -> tuple[Handler, object]:
     """Who handles the command, and its payload as he takes it. Raises BadPayload, and PayloadUnavailable."""
-    handler = participant.handler(command.type)
+    handler = participant.handler(command.type) if command.reply_to else participant.subscriber(command.type)
     if handler is None:
         known = ", ".join(participant.contracts) or "none"
         raise BadPayload(f"command type: expected one of {known}, got {command.type!r}")
@@ -43,6 +47,39 @@ def payload_of(participant: Participant, command: Command) -> tuple[Handler, obj
         raise BadPayload(f"payload of {command.type}: expected content type {expected}, got {command.content_type!r}")
     payloads = payloads_of(participant.payloads, command.source, command.saga_id)
     return handler, payloads.decode(command.payload, handler.payload_type)
+
+
+def read_event(record: Record, topics: Mapping[str, str]) -> tuple[Command | None, str | None] | None:
+    """As `read`, of an event; None for one that is not for us. `topics` are where they are read, by event type.
+
+    What has no `ce_id` is known by `id` (plain Debezium's), else by its place.
+    """
+    headers = Headers(record.headers)
+    try:
+        type_ = headers.text("ce_type")
+        if topics.get(type_) != record.place.topic:
+            return None
+        event = Command(
+            id=headers.optional("ce_id")
+            or headers.optional("id")
+            or f"{record.place.topic}/{record.place.partition}@{record.offset}",
+            type=type_,
+            source=headers.optional("ce_source") or "",
+            saga_id=headers.optional("ce_correlationid") or "",
+            saga_type="",
+            step="",
+            phase="forward",
+            attempt=1,
+            reply_to="",
+            reply_partition=0,
+            payload=record.value,
+            content_type=headers.optional("content-type") or JSON,
+            trace=headers.trace(),
+        )
+    except BadMessage as error:
+        return None, str(error)
+    unwritable = _unwritable(event)
+    return (None, unwritable) if unwritable else (event, None)
 
 
 def _answerable(headers: Headers) -> Command:

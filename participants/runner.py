@@ -15,14 +15,14 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event
 from typing import TypeAlias
 
 from kompensate.participants.outside.desk import Desk
 from kompensate.participants.ports import DeadLetter, Grave, Place, Record, Source, Unburied
-from kompensate.participants.reading import read
+from kompensate.participants.reading import read, read_event
 from kompensate.participants.settings import Settings
 from kompensate.participants.unit import Bury, Kept, Later, Order, Result, Settled, Undone, Unreachable
 from kompensate.schemas.faults import fault
@@ -73,7 +73,7 @@ class _Progress:
 
 
 class Runner:
-    """Runs one participant until it is stopped: `handle` is a Unit's."""
+    """Runs one participant until it is stopped: `handle` is a Unit's, `events` says where those stand that it takes."""
 
     def __init__(
         self,
@@ -82,6 +82,7 @@ class Runner:
         handle: Handle,
         settings: Settings,
         *,
+        events: Mapping[str, str] | None = None,
         chore: Callable[[], bool] = lambda: False,
         outside: Desk | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -92,6 +93,8 @@ class Runner:
         self._grave = grave
         self._handle_group = handle
         self._settings = settings
+        self._events = dict(events or {})
+        self._event_topics = frozenset(self._events.values())
         self._chore = chore
         self._outside = outside
         self._clock = clock
@@ -140,7 +143,7 @@ class Runner:
         if room > 0:
             timeout = 0.0 if group else self.idle_seconds()
             records = self._source.poll(room, timeout)
-            group.extend(self._take(record) for record in records)
+            group.extend(parcel for parcel in map(self._take, records) if parcel is not None)
         elif not group:
             self._source.rest(self.idle_seconds())
         if group:
@@ -149,16 +152,27 @@ class Runner:
         if not group or self._clock() >= self._commit_due:
             self._commit(wait=False)
 
-    def _take(self, record: Record) -> Parcel:
+    def _take(self, record: Record) -> Parcel | None:
+        """The record on its way, or None for an event that is not for us."""
         progress = self._progress.setdefault(record.place, _Progress(record.offset))
         progress.taken = record.offset + 1
+        event = record.place.topic in self._event_topics
+        found = read_event(record, self._events) if event else read(record)
+        if found is None:
+            return None
         progress.open.add(record.offset)
-        command, doom = read(record)
-        return Parcel(record, command, _lane(record), doom)
+        command, doom = found
+        return Parcel(record, command, self._lane(record), doom)
 
     def _take_kept(self, record: Record) -> Parcel:
         command, doom = read(record)
-        return Parcel(record, command, _lane(record), doom, kept=True)
+        return Parcel(record, command, self._lane(record), doom, kept=True)
+
+    def _lane(self, record: Record) -> Hashable:
+        """What keeps its order: records of one key. A saga's commands are not in the way of the events about it."""
+        if record.key is None:
+            return (record.place, record.offset)
+        return (record.place.topic, record.key) if record.place.topic in self._event_topics else record.key
 
     def _take_due(self, now: float) -> list[Parcel]:
         """The first of every lane whose time has come; it stays at the head of its lane until it is settled."""
@@ -343,8 +357,5 @@ class Runner:
 
 
 def _letter(parcel: Parcel, settled: Settled | Kept) -> DeadLetter:
-    return DeadLetter(parcel.record, settled.dead or "", settled.outcome, settled.stack)
-
-
-def _lane(record: Record) -> Hashable:
-    return record.key if record.key is not None else (record.place, record.offset)
+    waited_for = parcel.command is not None and parcel.command.reply_to
+    return DeadLetter(parcel.record, settled.dead or "", settled.outcome if waited_for else None, settled.stack)

@@ -72,7 +72,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """The command has its answer. `dead` is the reason why it belongs among the dead letters, if it does.
+    """The command has its answer (an event has an outcome alone). `dead` is why it is a dead letter, if it is one.
 
     `stack` is where its handler raised then, without values.
     """
@@ -212,6 +212,7 @@ class _Group:
     book: dict[str, Entry | None] = field(default_factory=dict)
     fresh: set[str] = field(default_factory=set)
     settled: set[str] = field(default_factory=set)
+    seen: set[str] = field(default_factory=set)
     cancelled: set[str] = field(default_factory=set)
     held: set[Hashable] = field(default_factory=set)
     rows: list[Row] = field(default_factory=list)
@@ -232,9 +233,30 @@ class _Group:
                 self.book[command_id] = None  # ours to begin, as if it had just come
 
     def handle(self, order: Order) -> Result:
-        """One command through the barrier; its row, if it is answered, waits for `settle`."""
+        """One command or event; what it leads to waits for `settle`."""
         if order.lane in self.held:
             return Later("an earlier command of its lane waits", counts=False)
+        result = self._handle(order) if order.command.reply_to else self._hear(order)
+        if isinstance(result, Later):
+            self.held.add(order.lane)
+        return result
+
+    def _hear(self, order: Order) -> Result:
+        """An event, once. Nobody waits for an answer; a dead one stays unknown, so that it can be tried again."""
+        event = order.command
+        if self.book[event.id] is not None:
+            return Settled("done")
+        self.stack = None
+        answer, dead = self._run(order)
+        if not isinstance(answer, Answer):
+            return answer
+        if dead is None:
+            self.book[event.id] = Entry("answered", "done")
+            self.seen.add(event.id)
+        return Settled(answer.outcome, dead, self.stack)
+
+    def _handle(self, order: Order) -> Result:
+        """A command through the barrier."""
         command = order.command
         if order.kept and command.id not in self.taken_up:
             return Kept()  # its hold passed, or it was cancelled: it is another's
@@ -254,7 +276,6 @@ class _Group:
             case _:
                 answer = self._without_handler(verdict, command)
         if isinstance(answer, Later):
-            self.held.add(order.lane)
             return answer
         if isinstance(answer, Kept):
             return answer
@@ -269,8 +290,9 @@ class _Group:
         if self.scratch is not None:
             self.scratch.close()
         inbox.answer(self.connection, self.participant.name, self.rows, self.settled)
+        inbox.note(self.connection, self.participant.name, sorted(self.seen))
         inbox.cancel(self.connection, self.participant.name, sorted(self.cancelled))
-        unused = self.fresh - self.settled - self.cancelled - self.kept
+        unused = self.fresh - self.settled - self.seen - self.cancelled - self.kept
         inbox.release(self.connection, self.participant.name, sorted(unused))
         if self.intake is not None:
             self.intake.close(sorted(self.taken_up & self.settled))
@@ -357,12 +379,12 @@ class _Group:
             raise_if_whole(error, self.connection)
             if scratch is not None:
                 scratch.undo()
-            if isinstance(error, Refused | Waits):
+            if isinstance(error, Waits) or (isinstance(error, Refused) and order.command.reply_to):
                 return self._refuse(error)
             if isinstance(error, PayloadUnavailable):
                 return _put_off(order.command, error)
             reason = f"handler of {handler.contract}: {replies.said(error)}"
-            if order.last or isinstance(error, (BadPayload, Misuse)):
+            if order.last or isinstance(error, (BadPayload, Misuse, Refused)):
                 log.exception("%s failed", _named(order.command), extra=_extra(order.command), exc_info=error)
                 self.stack = stack_of(error)
                 return self._give_up(reason)

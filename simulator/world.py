@@ -64,6 +64,9 @@ class World:
         for service in services:
             self.broker.create_topic(self.topics.commands(service), 2)
             self.broker.create_topic(self.topics.dead(service), 1)
+        published = {topic.name: topic.partitions for one in self.participants.values() for topic in one.publishes}
+        for name, count in published.items():
+            self.broker.create_topic(name, count)
 
     def worker(
         self,

@@ -30,6 +30,7 @@ from kompensate.orchestrator.kernel.events import CallUndone
 from kompensate.orchestrator.reading.outcomes import Sent
 from kompensate.orchestrator.testing import SagaHandle, SagaTest, assert_replays, done, in_turn, late, refused
 from kompensate.outbox.client import AsyncOutboxClient, OutboxClient
+from kompensate.outbox.events import EventTopic
 from kompensate.participants import Call, Failed, OutsideCall, Participant, Refused, Retry, locks
 from kompensate.schemas.avro import AvroPayloads
 from kompensate.schemas.claim_check import ClaimCheck
@@ -260,6 +261,20 @@ async def commits_async(session: AsyncSession, connection: psycopg.AsyncConnecti
     shop = AsyncOutboxClient("shop", partitions=8)
     assert_type(await shop.start(session, "declared", Order("1", 2), saga_id="o-1"), Request)
     await shop.signal(connection, "o-1", "approved", payload=True)
+
+
+async def tells(session: Session, aio: AsyncSession, connection: psycopg.Connection, call: Call) -> None:
+    """Domain events are told in either, and heard by a participant."""
+    topic = EventTopic("orders.events", service="orders", partitions=4)
+    assert_type(topic.publish(session, Order("1", 2), key="o-1", call=call), str)
+    topic.publish(connection, Order("1", 2), key="o-1")
+    assert_type(await topic.publish_async(aio, Order("1", 2), key="o-1"), str)
+    loyalty = Participant("loyalty", publishes=[topic])
+
+    @loyalty.on("orders.Order", topic="orders.events")
+    def note(event: Order, session: Session, call: Call) -> None: ...
+
+    assert_type(note(Order("1", 2), session, call), None)
 
 
 async def ask_async(client: AsyncClient) -> str:

@@ -48,6 +48,8 @@ class Parts:
     tables: Mapping[str, Tables] = field(default_factory=dict)
     front: str = ""
     """A module that serves HTTP on 127.0.0.1:$PORT when it is run."""
+    others: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Modules that run beside, with arguments, by name; they and the front find a database in $DSN_<SERVICE>."""
     workers: Sequence[str] = ("worker-1",)
     environment: Mapping[str, str] = field(default_factory=dict)
     programs: Mapping[str, Program] = field(default_factory=dict)
@@ -55,7 +57,10 @@ class Parts:
 
 
 class Ground:
-    """One run of an example. `children` are its processes: a participant each, `relay`, the workers, `front`."""
+    """One run of an example. `children` are its processes: a participant each, `relay`, the workers, `intake`, `front`.
+
+    The intake is there where the application has mappings; and those others that the example names.
+    """
 
     def __init__(
         self, parts: Parts, stack: Stack, logs: Path, *, session_ms: int = SESSION_MS, kind: str = "demo"
@@ -83,9 +88,11 @@ class Ground:
             options = " ".join(f"{name}={value}" for name, value in self._membership(service).items())
             member = {**self.environment, "KOMPENSATE_KAFKA": options}
             self.children[service] = Child(service, (), logs, member, program=words(self.dsns[service]))
-        if parts.front:
-            web = {**self.environment, "PORT": str(self.port)}
-            self.children["front"] = Child("front", (), logs, web, program=(sys.executable, "-m", parts.front))
+        own = {f"DSN_{service.upper()}": dsn for service, dsn in self.dsns.items()}
+        own |= {**self.environment, "PORT": str(self.port)}
+        others = {**parts.others, "front": [parts.front]} if parts.front else parts.others
+        for name, module in others.items():
+            self.children[name] = Child(name, (), logs, own, program=(sys.executable, "-m", *module))
 
     def _commands(self) -> dict[str, list[str]]:
         """Arguments of `kompensate` for each process."""
@@ -98,8 +105,11 @@ class Ground:
         if self.dsns:
             outboxes = [f"{service}={dsn}" for service, dsn in self.dsns.items()]
             commands["relay"] = ["relay", *(part for outbox in outboxes for part in ("--dsn", outbox))]
+        session = ["--session-timeout", f"{self._session_ms / 1000:g}"]
         for worker in self.parts.workers:
-            commands[worker] = ["worker", "--slot", worker, "--session-timeout", f"{self._session_ms / 1000:g}"]
+            commands[worker] = ["worker", "--slot", worker, *session]
+        if self.parts.application.intake:
+            commands["intake"] = ["intake", "--slot", "intake", "--begin", "earliest", *session]
         return commands
 
     def _membership(self, service: str) -> dict[str, object]:
@@ -120,7 +130,8 @@ class Ground:
             for service in self.dsns:
                 connection.execute(f"CREATE DATABASE {self._name}_{service}")
         make_tables(self.dsns, self.parts.tables)
-        run(["topics", "apply"], self.environment)
+        services = [f"--participant={place}" for place in self.parts.participants.values()]
+        run(["topics", "apply", *services], self.environment)
         for child in self.children.values():
             child.start()
 

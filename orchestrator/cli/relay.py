@@ -1,45 +1,21 @@
-"""`kompensate relay`: carries outboxes to Kafka; `kompensate relay debezium` prints what makes Debezium do the same."""
+"""`kompensate relay`: carries outboxes to Kafka, and looks at what that rests on."""
 
-import json
 import logging
-import re
-from dataclasses import asdict
 
 import click
 
-from kompensate.orchestrator.cli.exits import ERROR
+from kompensate.orchestrator.cli.debezium import debezium
 from kompensate.orchestrator.cli.options import dsn_given, kafka_options
-from kompensate.orchestrator.cli.output import output_option, print_json, print_table
-from kompensate.orchestrator.cli.output import table as table_of
-from kompensate.outbox.debezium import connector
+from kompensate.orchestrator.cli.outboxes import (
+    dsn_option,
+    outbox_of,
+    publication_option,
+    show_findings,
+    table_option,
+)
+from kompensate.orchestrator.cli.output import output_option
 from kompensate.outbox.errors import Halted
 from kompensate.outbox.main import RelaySettings, diagnose, run_relays
-from kompensate.outbox.setup import Finding
-from kompensate.outbox.tables import OUTBOX, PUBLICATION
-
-_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=((?:postgres(?:ql)?(?:\+psycopg)?|sqlite)://.*)", re.DOTALL)
-
-
-def outbox_of(text: str) -> tuple[str | None, str]:
-    """[SERVICE=]DSN taken apart; libpq's own host=… dbname=… is a DSN without a service."""
-    found = _NAMED.fullmatch(text)
-    return (found[1], found[2]) if found else (None, text)
-
-
-_DSN = click.option(
-    "--dsn",
-    "dsns",
-    required=True,
-    multiple=True,
-    metavar="[SERVICE=]DSN",
-    envvar="KOMPENSATE_DSN",
-    callback=dsn_given,
-    help="A service's database, as in inventory=postgresql://host/db; may be repeated. Refused rows go to "
-    "<prefix><service>.dead; without SERVICE= the database's name stands for the service. "
-    "Env KOMPENSATE_DSN, by spaces.",
-)
-_PUBLICATION = click.option("--publication", default=PUBLICATION, show_default=True, help="What the slot publishes.")
-_TABLE = click.option("--table", default=OUTBOX, show_default=True, help="The outbox table's name.")
 
 
 @click.group(invoke_without_command=True)
@@ -55,13 +31,13 @@ _TABLE = click.option("--table", default=OUTBOX, show_default=True, help="The ou
     "Env KOMPENSATE_DSN, by spaces.",
 )
 @click.option("--slot", help="The replication slot's name, for one --dsn. Default: kompensate_outbox_<database>.")
-@_PUBLICATION
-@_TABLE
 @click.option(
     "--polling",
     is_flag=True,
     help="Ask the table instead of reading PostgreSQL's log. SQLite (sqlite:///file) is polled anyway.",
 )
+@publication_option
+@table_option
 @click.option("--resync", is_flag=True, help="First publish every row still in the tables: after a slot was lost.")
 @click.option(
     "--health",
@@ -121,10 +97,10 @@ def relay(
 
 
 @relay.command()
-@_DSN
+@dsn_option
 @click.option("--slot", help="The replication slot's name. Default: kompensate_outbox_<database>.")
-@_PUBLICATION
-@_TABLE
+@publication_option
+@table_option
 @kafka_options
 @output_option("table", "json")
 def doctor(
@@ -153,42 +129,7 @@ def doctor(
         }
     except (Halted, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    if output == "json":
-        print_json([{"database": name, **asdict(one)} for name, findings in found.items() for one in findings])
-    else:
-        for name, findings in found.items():
-            _print_findings(name, findings)
-    if any(one.level == "wrong" for findings in found.values() for one in findings):
-        raise SystemExit(ERROR)
+    show_findings(found, output)
 
 
-def _print_findings(database: str, findings: list[Finding]) -> None:
-    shown = table_of("", "CHECK", "WHAT", "FOUND")
-    for one in findings:
-        shown.add_row(one.level, one.check, one.subject, one.got)
-        if one.level != "ok":
-            shown.add_row("", "", "", f"expected {one.expected}")
-            shown.add_row("", "", "", f"mend: {one.remedy}")
-    click.echo(f"{database}:")
-    print_table(shown)
-
-
-@relay.command()
-@_DSN
-@click.option("--slot", help="The replication slot's name. Default: kompensate_debezium_<database>.")
-@_PUBLICATION
-@_TABLE
-def debezium(dsns: tuple[str, ...], slot: str | None, publication: str, table: str) -> None:
-    """Print Debezium's connector configuration for an outbox, as Kafka Connect's REST interface takes it.
-
-    It has the database's password in it. Example:
-
-    kompensate relay debezium --dsn inventory=postgresql://localhost/inventory
-    | curl -X PUT -H 'Content-Type: application/json' -d @- http://localhost:8083/connectors/inventory/config
-    """
-    for service, dsn in map(outbox_of, dsns):
-        try:
-            found = connector(dsn, name=service, slot=slot, publication=publication, table=table)
-        except ValueError as error:
-            raise click.ClickException(str(error)) from error
-        click.echo(json.dumps(found, indent=2))
+relay.add_command(debezium)

@@ -3,9 +3,20 @@
 import click
 
 from kompensate.orchestrator.cli.options import application_option, kafka_options
+from kompensate.orchestrator.cli.participant import load
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.topics import TopicAdmin, as_commands, as_json, group_of, plan
+from kompensate.participants import Participant
+
+_participants = click.option(
+    "--participant",
+    "participants",
+    multiple=True,
+    metavar="MODULE:OBJECT",
+    help="A service, for the topics of its own events; if it is none of the application's, for those of its commands "
+    "and dead letters too. May be repeated.",
+)
 
 
 @click.group()
@@ -15,11 +26,19 @@ def topics() -> None:
 
 @topics.command()
 @application_option
+@_participants
 @kafka_options
 @click.option("--alter", is_flag=True, help="Also set settings that differ. Partitions and replicas are never changed.")
-def apply(application: Application, bootstrap: str, prefix: str, kafka: dict[str, str], alter: bool) -> None:
+def apply(
+    application: Application,
+    participants: tuple[str, ...],
+    bootstrap: str,
+    prefix: str,
+    kafka: dict[str, str],
+    alter: bool,
+) -> None:
     """Make the topics that are missing, and set the group's first offsets. Exit code 1 where others differ."""
-    admin = TopicAdmin(application, Settings(bootstrap=bootstrap, prefix=prefix, kafka=kafka))
+    admin = TopicAdmin(application, Settings(bootstrap=bootstrap, prefix=prefix, kafka=kafka), _load(participants))
     for line in admin.apply(alter=alter):
         click.echo(line)
     _report(admin)
@@ -27,24 +46,39 @@ def apply(application: Application, bootstrap: str, prefix: str, kafka: dict[str
 
 @topics.command()
 @application_option
+@_participants
 @kafka_options
-def check(application: Application, bootstrap: str, prefix: str, kafka: dict[str, str]) -> None:
+def check(
+    application: Application, participants: tuple[str, ...], bootstrap: str, prefix: str, kafka: dict[str, str]
+) -> None:
     """Print what is missing or differs, with expected and got. Exit code 1 where anything does."""
-    _report(TopicAdmin(application, Settings(bootstrap=bootstrap, prefix=prefix, kafka=kafka)))
+    _report(TopicAdmin(application, Settings(bootstrap=bootstrap, prefix=prefix, kafka=kafka), _load(participants)))
 
 
 @topics.command()
 @application_option
+@_participants
 @kafka_options
 @click.option("-o", "output", type=click.Choice(["sh", "json"]), default="sh", show_default=True)
 @click.option("--brokers", type=click.IntRange(min=1), help="For a cluster of so many brokers. Default: ask it.")
 def export(
-    application: Application, bootstrap: str, prefix: str, kafka: dict[str, str], output: str, brokers: int | None
+    application: Application,
+    participants: tuple[str, ...],
+    bootstrap: str,
+    prefix: str,
+    kafka: dict[str, str],
+    output: str,
+    brokers: int | None,
 ) -> None:
     """Print the topics as commands of Kafka's own tools, or as JSON, for whoever may make them."""
     settings = Settings(bootstrap=bootstrap, prefix=prefix, kafka=kafka)
-    plans = plan(application, settings, brokers or TopicAdmin(application, settings).brokers())
+    plans = plan(application, settings, brokers or TopicAdmin(application, settings).brokers(), _load(participants))
     click.echo(as_json(plans) if output == "json" else as_commands(plans, group_of(application, settings)))
+
+
+def _load(targets: tuple[str, ...]) -> list[Participant]:
+    """Participants by their places; --app-dir is on the path since the application was loaded."""
+    return [load(target, ".") for target in targets]
 
 
 def _report(admin: TopicAdmin) -> None:

@@ -24,6 +24,7 @@ from sqlalchemy import BigInteger
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from kompensate.orchestrator import Application, Context, RetryPolicy, Service, saga
+from kompensate.outbox.events import EventTopic
 from kompensate.participants import Participant, Refused
 
 payments = Service("payments")
@@ -51,7 +52,8 @@ class Entry(Base):
     cents: Mapped[int]
 
 
-till = Participant("payments")
+told = EventTopic("till.events", service="payments", partitions=3)
+till = Participant("payments", publishes=[told])
 
 
 @till.handles
@@ -61,6 +63,7 @@ def charge(command: Charge, session: Session) -> None:
     if command.cents > 100:
         raise Refused("too much")
     session.add(Entry(cents=command.cents))
+    told.publish(session, command, key=str(command.cents))
 
 
 @till.handles

@@ -5,7 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from kompensate.orchestrator.cli.relay import outbox_of, relay
+from kompensate.orchestrator.cli.outboxes import outbox_of
+from kompensate.orchestrator.cli.relay import relay
 from kompensate.outbox.debezium import connector
 from kompensate.outbox.errors import refused
 from kompensate.outbox.main import RelaySettings

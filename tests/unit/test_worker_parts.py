@@ -230,7 +230,7 @@ def test_partitions_and_replicas_that_differ_are_named() -> None:
     drifts = [str(drift) for drift in differences(plan(app, Settings(), 3), found)]
 
     assert len(drifts) == 3
-    assert drifts[0].startswith("echoes.history: partitions: expected 4, got 8 (sagas are placed by this number")
+    assert drifts[0].startswith("echoes.history: partitions: expected 4, got 8 (records are placed by this number")
     assert drifts[1].startswith("echoes.quarantine: topic: expected 4 partitions, got none (make it with")
     assert drifts[2].startswith("echo.dead: replicas: expected 3, got 1")
 
