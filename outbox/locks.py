@@ -161,7 +161,7 @@ class Locks:
 
     def _next(self, statement: str, *given: object) -> Any:
         """A statement with the next number; what it returns, if anything."""
-        number = "nextval('saga_lock_token')"
+        number = "nextval('saga_lock_token_seq')"
         if self._sqlite:
             self._rows("DELETE FROM saga_lock_token")
             number = str(self._rows("INSERT INTO saga_lock_token DEFAULT VALUES RETURNING value")[0][0])

@@ -142,13 +142,12 @@ END $$;
 
 -- Semantic locks: what sagas hold from one of their steps to another (docs/guides/locks.md), and who waits for them, in
 -- the order of tickets. Times are seconds since the epoch, by this database's clock.
-CREATE SEQUENCE IF NOT EXISTS saga_lock_token;
 CREATE TABLE IF NOT EXISTS saga_lock (
     name       text PRIMARY KEY,
     app        text NOT NULL,                    -- whose saga: its commands' ce_source
     saga_id    text NOT NULL,
     command_id text NOT NULL,                    -- that took it
-    token      bigint NOT NULL DEFAULT 0,        -- greater than every former holder's
+    token      bigserial,                        -- greater than every former holder's; tickets are of its numbers, too
     taken_at   double precision NOT NULL,
     expires_at double precision,                 -- NULL: never
     broken_at  double precision,                 -- by hand: then it is free

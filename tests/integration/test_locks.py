@@ -283,6 +283,5 @@ def test_tables_of_before(postgres: str) -> None:
             create_tables(connection)
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE saga_lock, saga_lock_wait")
-        connection.exec_driver_sql("DROP SEQUENCE saga_lock_token")
         create_tables(connection)
     engine.dispose()
