@@ -4,7 +4,7 @@ A `Row` is a Kafka record to be. Rows go in by one statement, however many.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 from uuid import UUID, uuid4
@@ -14,9 +14,10 @@ from sqlalchemy import Connection
 from kompensate.outbox.tables import HEADER_COLUMNS, OUTBOX
 from kompensate.schemas.messages import JSON, SPEC_VERSION, Request
 from kompensate.schemas.payloads import PAYLOAD_BYTES_WARN, check_size, to_json
+from kompensate.schemas.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Row:
     """One row of the outbox, a field per column; the columns' meaning stands in `schema.sql`."""
 
@@ -87,11 +88,11 @@ def request_row(request: Request, topic: str, partition: int) -> Row:
     Raises ValueError for a request with a header that the outbox has no column for.
     """
     columns = {}
-    for name, value in request.headers():
+    for name, text in request.headers():
         column = _COLUMN_OF.get(name)
         if column is None:
             raise ValueError(f"request of saga {request.saga_id!r}: expected headers {_HEADERS}, got {name}")
-        columns[column] = None if value is None else value.decode()
+        columns[column] = None if text is None else text.decode()
     return Row(
         id=uuid4(),
         aggregatetype=topic,

@@ -69,7 +69,7 @@ class _Progress:
 
     @property
     def next(self) -> int:
-        return min(self.open, default=self.taken)
+        return min(self.open) if self.open else self.taken
 
 
 class Runner:
@@ -346,7 +346,7 @@ class Runner:
     def idle_seconds(self) -> float:
         """How long there is nothing to do but for new records, in seconds; at most `poll_seconds`."""
         now = self._clock()
-        due = min((lane[0].due for lane in self._waiting.values()), default=now + 60)
+        due = min([lane[0].due for lane in self._waiting.values()]) if self._waiting else now + 60
         uncommitted = any(progress.next > progress.committed for progress in self._progress.values())
         commit = self._commit_due if uncommitted else now + 60
         outside = 60.0 if self._outside is None else self._outside.idle_seconds()

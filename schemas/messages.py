@@ -6,13 +6,13 @@ leniently (unknown headers are ignored, a null header is absent) and written str
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Literal, NamedTuple, TypeAlias, cast, get_args
 
 from kompensate.schemas.attributes import BadAttributes, checked
+from kompensate.schemas.values import value
 
 Header: TypeAlias = tuple[str, bytes | None]
 Phase: TypeAlias = Literal["forward", "compensate"]
@@ -39,7 +39,7 @@ class BadMessage(ValueError):
     """A record is not the message its topic carries; the text names the header, expected and got."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Trace:
     """W3C trace context, passed on untouched. Both None: not traced."""
 
@@ -54,7 +54,7 @@ class Trace:
 NOT_TRACED = Trace()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Command:
     """A request to a participant. `id` is the idempotency key of its effect.
 
@@ -172,7 +172,7 @@ def _encoded(
     )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """A participant's answer to one command. `id` is the outbox row's.
 
@@ -253,7 +253,7 @@ class Answer(NamedTuple):
         return cls(saga_id, command_id, cast(Outcome, outcome))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Request:
     """What clients and operators ask of a saga, on `app.requests`.
 
@@ -365,13 +365,18 @@ class Headers:
     __slots__ = ("_values",)
 
     def __init__(self, headers: Iterable[tuple[str, bytes | str | None]] | None) -> None:
-        self._values = dict(headers or ())
+        given: dict[str, bytes | str | None] = dict(headers or ())
+        try:
+            self._values = {n: v.decode() if type(v) is bytes else v for n, v in given.items()}
+        except UnicodeDecodeError:
+            self._values = given  # who asks for the one that is not UTF-8 is told so
 
     def optional(self, name: str) -> str | None:
         """The header's text, or None. Raises BadMessage where it is not UTF-8."""
         value = self._values.get(name)
-        if value is None or isinstance(value, str):
+        if value is None or type(value) is str:
             return value
+        assert type(value) is bytes  # headers are nothing else
         try:
             return value.decode()
         except UnicodeDecodeError as error:
@@ -379,7 +384,9 @@ class Headers:
 
     def text(self, name: str) -> str:
         """The header's text. Raises BadMessage where it is absent or empty."""
-        value = self.optional(name)
+        value = self._values.get(name)
+        if type(value) is not str or not value:
+            value = self.optional(name)
         if not value:
             raise BadMessage(f"header {name}: expected text, got {'nothing' if value is None else 'empty text'}")
         return value

@@ -22,8 +22,10 @@ from kompensate.participants.database import connect
 OID = 16_400
 SYSTEM = "memory"
 COLUMNS = tuple(Column(name, 25 if name == "id" else next(iter(types))) for name, types in REQUIRED.items())
-_SELECT = ", ".join(f'"{column.name}"' for column in COLUMNS)
 _PARTITION = [column.name for column in COLUMNS].index("partition")
+_SELECT = ", ".join(  # as bytes, as replication brings them
+    f'CAST("{column.name}" AS BLOB)' if n != _PARTITION else '"partition"' for n, column in enumerate(COLUMNS)
+)
 _LSN_STEP = 10
 
 LIMITS = Limits(confirm=0.05, confirm_idle=30.0, heartbeat=3.0, idle_wait=0.0, ack_wait=0.0)
@@ -85,7 +87,7 @@ class Database:
 
 
 def _values(row: Sequence[Any]) -> list[bytes | None]:
-    values: list[bytes | None] = [v.encode() if type(v) is str else v for v in row]
+    values = list(row)
     values[_PARTITION] = struct.pack(">i", row[_PARTITION])
     return values
 

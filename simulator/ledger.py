@@ -181,12 +181,15 @@ class Ledger:
 
     def _page(self, saga_id: str, number: int, value: bytes, taken: "_Taken", touched: dict[str, Shadow]) -> Shadow:
         shadow = self.live.get(saga_id)
+        page = None
         if shadow is None:
             expect(saga_id not in self.ended, "I5", f"{saga_id}: expected nothing after its end, got page {number}")
-            shadow = self.live[saga_id] = Shadow(self._app, saga_id, self._read(saga_id, value).run)
-        if shadow.state.status is Status.CONTINUED and number == 0 and shadow.pages[0] != value:
+        if shadow is None or (
             # The next run, in the transaction that ended this one.
-            shadow = self.live[saga_id] = Shadow(self._app, saga_id, self._read(saga_id, value).run)
+            shadow.state.status is Status.CONTINUED and number == 0 and shadow.pages[0] != value
+        ):
+            page = self._read(saga_id, value)
+            shadow = self.live[saga_id] = Shadow(self._app, saga_id, page.run)
         touched[saga_id] = shadow
         newest = len(shadow.pages) - 1
         if number <= newest and shadow.pages[number] == value:
@@ -197,7 +200,7 @@ class Ledger:
             page = self._appended(saga_id, shadow, value)
             shadow.pages[-1] = value
         else:
-            page = self._opened(saga_id, shadow, value)
+            page = self._opened(saga_id, shadow, page or self._read(saga_id, value))
             shadow.pages.append(value)
         for recorded in page.events:
             self._event(saga_id, shadow, recorded, taken)
@@ -221,8 +224,8 @@ class Ledger:
         if number == shadow.copied:
             shadow.commands = len(shadow.state.commands)  # another saga sent them
 
-    def _opened(self, saga_id: str, shadow: Shadow, value: bytes) -> ReadPage:
-        page = self._read(saga_id, value)
+    @staticmethod
+    def _opened(saga_id: str, shadow: Shadow, page: ReadPage) -> ReadPage:
         expected = (shadow.state.run, len(shadow.pages), shadow.state.events + 1, shadow.checksum)
         got = (page.run, page.number, page.first, page.previous)
         if expected != got:
@@ -273,14 +276,14 @@ class Ledger:
 
     @staticmethod
     def _header(saga_id: str, shadow: Shadow, number: int, record: Record) -> None:
-        text = next((v for name, v in record.headers or () if name == STATE_HEADER), None) or b""
-        header, state = StateHeader.decode(text), shadow.state
-        if header.events == 0 and number < len(shadow.pages):
-            return  # of a closed page: nothing stands in it
-        expected = (state.run, state.events, state.next_due() or 0, str(state.status), str(state.hold or "-"))
-        if header[:5] != expected:
-            raise Violation("I6", f"{saga_id}: expected the header {expected}, got {header[:5]}")
-        attributes = next((v for name, v in record.headers or () if name == ATTRIBUTES_HEADER), None) or b""
+        headers, state = dict(record.headers or ()), shadow.state
+        text = headers.get(STATE_HEADER) or b""
+        expected = f"{state.run} {state.events} {state.next_due() or 0} {state.status} {state.hold or '-'} "
+        if not text.startswith(expected.encode()):
+            if StateHeader.decode(text).events == 0 and number < len(shadow.pages):
+                return  # of a closed page: nothing stands in it
+            raise Violation("I6", f"{saga_id}: expected the header to begin {expected!r}, got {text!r}")
+        attributes = headers.get(ATTRIBUTES_HEADER) or b""
         if attributes != state.attributes:
             raise Violation("I6", f"{saga_id}: expected attributes {state.attributes!r}, got {attributes!r}")
 
@@ -307,6 +310,8 @@ class Ledger:
 
     def _commands(self, saga_id: str, shadow: Shadow, sent: set[str]) -> None:
         commands = shadow.state.commands
+        if not sent and not shadow.queued and len(commands) == shadow.commands:
+            return
         made = islice(commands.items(), shadow.commands, None)
         made_or_queued = {**shadow.queued, **{id_: call for id_, call in made if _goes_out(id_, call)}}
         shadow.commands = len(commands)

@@ -22,7 +22,7 @@ def check(run: "Run") -> None:
         out = [
             f"{saga_id}/{call.made.number}"
             for saga_id, shadow in run.ledger.live.items()
-            if run.ledger.partition_of(saga_id) in mine
+            if shadow.state.limited and run.ledger.partition_of(saga_id) in mine
             for call in shadow.state.limited.values()
             if line_of(call) == line and call.status is CallStatus.SENT
         ]

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import dataclass
+from functools import cached_property
 from random import Random
 from typing import Any
 
@@ -22,7 +23,7 @@ from kompensate.simulator.world import World
 SOURCE = "kompensate:simulator"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Habits:
     """How likely it is, in each step, that somebody does this to one of the sagas under way."""
 
@@ -32,6 +33,11 @@ class Habits:
     resume: float = 0.02
     again: float = 0.005
     """Starts or signals it once more, as a client does that had no answer."""
+
+    @cached_property
+    def anything(self) -> float:
+        """How likely it is that somebody does one of these."""
+        return self.signal + self.cancel + self.pause + self.resume + self.again
 
 
 class Load:
@@ -69,10 +75,13 @@ class Load:
         random, habits = self._random, self._habits
         if self._resets is not None:
             self._resets.step(calm=self.calm)
-        self._tend()
-        if not self.done and len(self.started) - self._ledger.closed < self._plan.width:
+        if not self._deleted:
+            self._tend()
+        if not self._deleted and len(self.started) - self._ledger.closed < self._plan.width:
             self._start()
         roll = random.random()
+        if roll > habits.anything:
+            return
         for habit, act in (
             (habits.signal, self._signal),
             (habits.cancel, lambda state: self._ask(CANCEL, state, "scripted")),
@@ -93,7 +102,7 @@ class Load:
             self._declared = True
             for saga_id, begun in self.schedules.starts():
                 self._say(START, saga_id, begun, saga_type=SAGA, time=self._world.clock.now())
-        if self.done and not self._deleted:
+        if self.done:
             self._deleted = True
             for saga_id, _ in self.schedules.starts():
                 self._say(SIGNAL, saga_id, self.schedules.deletion(), subject=SAGA)

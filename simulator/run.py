@@ -324,8 +324,8 @@ class Run:
     def _is_due(self, process: Process) -> bool:
         """Has a partition of this worker's something to do by now that came from no log?"""
         now = self.clock.now()
-        mine = (p for number, p in self.partitions.items() if self._owners[number] == process.name)
-        return any(p.next_due is not None and p.next_due <= now for p in mine)
+        dues = [p.next_due for number, p in self.partitions.items() if self._owners[number] == process.name]
+        return any(due is not None and due <= now for due in dues)
 
     def _wake(self, *names: str) -> None:
         """Something has changed for these."""

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import types
+from functools import cache
 from random import Random
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -47,6 +48,7 @@ def _collection(origin: Any, arguments: tuple[Any, ...], random: Random, depth: 
     return [sample(arguments[0], random, depth + 1) for _ in range(random.randrange(3))] if arguments else []
 
 
+@cache
 def _fields(kind: Any) -> dict[str, Any]:
     hints = get_type_hints(kind)
     if dataclasses.is_dataclass(kind):

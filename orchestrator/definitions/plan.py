@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from hashlib import blake2b
 from json import dumps, loads
 from typing import Any
@@ -35,7 +36,7 @@ class PlannedStep:
         return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """A declared saga's steps as data, with the hash that names it."""
 
@@ -47,7 +48,7 @@ class Plan:
         data = {"name": self.name, "steps": [step.data() for step in self.steps]}
         return dumps(data, sort_keys=True, separators=(",", ":")).encode()
 
-    @property
+    @cached_property
     def groups(self) -> list[list[PlannedStep]]:
         """The steps in order, those that are begun together together."""
         found: list[list[PlannedStep]] = []
@@ -58,7 +59,7 @@ class Plan:
                 found.append([step])
         return found
 
-    @property
+    @cached_property
     def hash(self) -> str:
         return self.hash_of(self.encode())
 

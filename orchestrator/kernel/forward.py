@@ -31,6 +31,7 @@ from kompensate.orchestrator.kernel.undoing import send_undo, turn_back
 _RUNNING, _DONE, _QUEUED = Status.RUNNING, CallStatus.DONE, CallStatus.QUEUED
 _CAN = "compensatable"
 
+_UNDER_LIMITS = (LimitedAsked, ChildAsked)
 _PAST_PIVOT = ("retriable", "notification")
 """Kinds of calls that are past the pivot what they are before it."""
 
@@ -182,7 +183,7 @@ def _record_call(turn: Turn, program: Program, asked: e.CallMade | LimitedAsked 
     turn.emit(call)
     if number in program.keys:
         turn.emit(e.CallKeyed(number, program.keys[number]))
-    if isinstance(asked, LimitedAsked | ChildAsked) and asked.limit:
+    if isinstance(asked, _UNDER_LIMITS) and asked.limit:
         attributes = asked.attributes if isinstance(asked, ChildAsked) else b""
         turn.emit(e.CallQueued(number, asked.limit, asked.priority, attributes))
         return

@@ -129,7 +129,9 @@ class Batch:
         return f"kompensate:{state.app}"
 
     def _request(self, request: Request) -> OutRecord:
-        request = replace(request, content_type=content_type(request.payload))
+        kind = content_type(request.payload)
+        if kind != request.content_type:
+            request = replace(request, content_type=kind)
         partition = partition_of(request.saga_id, self._partitions)
         return OutRecord(self._topics.requests, partition, request.saga_id.encode(), request.payload, request.headers())
 

@@ -108,7 +108,7 @@ def definition_of(state: SagaState) -> str:
 class Page:
     """A page being written. `next` begins the page after it."""
 
-    __slots__ = ("_blocks", "_head", "checksum", "events", "first", "number", "run")
+    __slots__ = ("_blocks", "_head", "checksum", "events", "first", "number", "run", "size")
 
     def __init__(self, run: str, number: int = 0, first: int = 1, previous: bytes = b"\0\0\0\0") -> None:
         self.run, self.number, self.first = run, number, first
@@ -116,15 +116,13 @@ class Page:
         self._head = encode_string(run) + encode_long(number) + encode_long(first) + previous
         self._blocks = b""
         self.checksum = crc32(self._head)
-
-    @property
-    def size(self) -> int:
-        return len(self._head) + len(self._blocks) + 10
+        self.size = len(self._head) + 10
 
     def append(self, block: bytes, events: int) -> None:
         """Add one input's block, as `block_of` made it."""
         self._blocks += block
         self.checksum = crc32(block, self.checksum)
+        self.size += len(block)
         self.events += events
 
     def value(self) -> bytes:
@@ -204,11 +202,15 @@ def _events(page: dict[str, Any]) -> Iterator[Recorded]:
             sequence += 1
 
 
+_policy = lru_cache(maxsize=1024)(Policy)
+"""Policies come again and again. Their fields are in the schema's order, as in the class."""
+
+
 def _event(name: str, fields: dict[str, Any]) -> e.Event:
     policy = fields.get("policy")
     if policy is not None:
         # A union branch that is itself a record comes with its name.
-        fields["policy"] = Policy(**(policy[1] if isinstance(policy, tuple) else policy))
+        fields["policy"] = _policy(*(policy[1] if isinstance(policy, tuple) else policy).values())
     event: e.Event = _KINDS[name.rpartition(".")[2]](**fields)
     return event
 

@@ -34,7 +34,7 @@ from kompensate.orchestrator.sagas.limited import LimitedCalls
 from kompensate.orchestrator.sagas.loading import Loading
 from kompensate.orchestrator.sagas.local import LocalSteps, job_of
 from kompensate.orchestrator.sagas.rooms import Rooms
-from kompensate.orchestrator.sagas.timers import Timers
+from kompensate.orchestrator.sagas.timers import Timers, sooner
 from kompensate.orchestrator.settings import Settings
 from kompensate.schemas.codec import BadRecord
 from kompensate.schemas.messages import BadMessage
@@ -118,8 +118,7 @@ class Partition:
         """When to `fire` again at the latest, ms since the epoch (it may turn out that nothing is due); None: never."""
         if self._local.ended:
             return 0
-        dues = (self._timers.next_due(), self._ended.due)
-        return min((due for due in dues if due is not None), default=None)
+        return sooner(self._timers.next_due(), self._ended.due)
 
     @property
     def room_at(self) -> int | None:

@@ -3,6 +3,13 @@
 from heapq import heappop, heappush
 
 
+def sooner(one: int | None, other: int | None) -> int | None:
+    """The sooner of two times, of which either may be none."""
+    if one is None or (other is not None and other < one):
+        return other
+    return one
+
+
 class Timers:
     """Due times (ms since the epoch) by saga id."""
 

@@ -47,6 +47,9 @@ class Decision(Enum):
     ABORTED = auto()
 
 
+_COMMITTED = Decision.COMMITTED
+
+
 @dataclass(slots=True)
 class Entry:
     """One offset of a partition. `record` None: a transaction's marker."""
@@ -82,12 +85,17 @@ class Partition:
     def read(self, start: int, end: int, limit: int, *, committed: bool) -> list[Record]:
         """At most `limit` records from offset `start` on, before `end`: committed ones, or all there are."""
         found: list[Record] = []
-        for place in range(self._index(start), len(self.entries)):
-            entry = self.entries[place]
-            if entry.offset >= end or len(found) >= limit:
+        if limit <= 0 or start >= end:
+            return found
+        entries = self.entries
+        for place in range(self._index(start), len(entries)):
+            entry = entries[place]
+            if entry.offset >= end:
                 break
-            if entry.record is not None and (not committed or entry.decision is Decision.COMMITTED):
+            if entry.record is not None and (not committed or entry.decision is _COMMITTED):
                 found.append(entry.record)
+                if len(found) == limit:
+                    break
         return found
 
     def _index(self, start: int) -> int:
@@ -209,9 +217,9 @@ class MemoryBroker:
     ) -> list[Record]:
         """At most `limit` records from `start` on: committed ones below the last stable offset, or all there are."""
         place = self._topics[topic][partition]
-        end = place.stable if committed else place.high
-        if start >= end:
+        if start >= place.high:
             return []
+        end = place.stable if committed else place.high
         return place.read(start, end, len(place.entries) if limit is None else limit, committed=committed)
 
     def compact(self, topic: str, partition: int, *, keep_tombstones: bool = True) -> int:
@@ -315,8 +323,11 @@ class MemoryBroker:
         return transactional_id in self._open
 
     def _opened(self, transactional_id: str) -> OpenTransaction:
-        self._finish(transactional_id)
-        return self._open.setdefault(transactional_id, OpenTransaction())
+        found = self._open.get(transactional_id)
+        if found is None:
+            self._finish(transactional_id)
+            found = self._open[transactional_id] = OpenTransaction()
+        return found
 
     def _end(self, transactional_id: str, *, commit: bool) -> None:
         transaction = self._open.pop(transactional_id)

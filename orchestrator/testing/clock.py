@@ -5,11 +5,11 @@ class VirtualClock:
     """Starts at `now` milliseconds since the epoch. Sleeping advances it."""
 
     def __init__(self, now: int = 1_700_000_000_000) -> None:
-        self._started = now
+        self._started = self._now = now
         self._elapsed = 0.0
 
     def now(self) -> int:
-        return self._started + round(self._elapsed * 1000)
+        return self._now
 
     def monotonic(self) -> float:
         return self._elapsed
@@ -20,3 +20,4 @@ class VirtualClock:
     def advance(self, seconds: float) -> None:
         assert seconds >= 0, f"time does not go back, got {seconds}"
         self._elapsed += seconds
+        self._now = self._started + round(self._elapsed * 1000)

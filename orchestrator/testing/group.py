@@ -6,6 +6,7 @@ Every change of members or of owners is a new generation.
 
 from dataclasses import dataclass, field
 from itertools import count
+from typing import NamedTuple
 
 
 @dataclass(slots=True)
@@ -16,8 +17,7 @@ class Member:
     target: set[int] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(NamedTuple):
     """What a member hears when it polls."""
 
     generation: int

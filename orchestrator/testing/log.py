@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import TypeVar
 
 from kompensate.orchestrator.errors import Corrupted, Fatal
@@ -173,8 +172,11 @@ class MemoryProducer:
         self._try(lambda: self._broker.begin(self._id, self._epoch))
 
     def produce(self, records: Sequence[OutRecord]) -> None:
+        self._try(lambda: self._produce(records))
+
+    def _produce(self, records: Sequence[OutRecord]) -> None:
         for topic, partition, key, value, headers in records:
-            self._try(partial(self._broker.produce_in, self._id, self._epoch, topic, partition, key, value, headers))
+            self._broker.produce_in(self._id, self._epoch, topic, partition, key, value, headers)
 
     def send_offsets(self, offsets: Mapping[tuple[str, int], int], metadata: object) -> None:
         assert isinstance(metadata, tuple)

@@ -34,5 +34,6 @@ class Place:
     def due(self, settled: bool) -> int | None:
         """When its sagas are to be looked at; ms since the epoch."""
         assert self.sagas is not None  # it runs
-        dues = (self.sagas.next_due, self.sagas.room_at if settled else None)
-        return min((due for due in dues if due is not None), default=None)
+        due = self.sagas.next_due
+        room = self.sagas.room_at if settled else None
+        return room if due is None or (room is not None and room < due) else due
