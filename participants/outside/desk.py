@@ -87,13 +87,14 @@ class Desk:
 
     def intake(self, connection: Connection) -> Intake:
         """What a group does with outside commands, in its transaction."""
-        return Intake(connection, self._participant.name, self.owner, self._clock, self._rooms())
+        since = self._monotonic()
+        return Intake(connection, self._participant.name, self.owner, since, self._clock, self._rooms())
 
     def committed(self, intake: Intake) -> None:
         """That transaction stands: begin its calls."""
         if intake.begun:
             fault("outside.after_intent")
-        self._begin(intake.begun)
+        self._begin(intake.begun, intake.since)
         self._short = self._short or any(room.short for room in intake.rooms.values())
 
     def turn(self) -> None:
@@ -167,14 +168,16 @@ class Desk:
             rooms[contract] = Room(0 if full else handler.external.concurrent - out[contract])
         return rooms
 
-    def _begin(self, begun: Sequence[Begun]) -> None:
+    def _begin(self, begun: Sequence[Begun], since: float) -> None:
+        """`since` is from before their intents: a pause of this process in between counts."""
         now = self._monotonic()
         for one in begun:
             options = one.handler.external
             assert options is not None
-            deadline = now + options.timeout
+            begin_by, deadline = since + options.timeout, now + options.timeout
             call = _call(one.command, options.timeout, one.progress)
-            attempt = Try(one.kind, one.number, one.command, one.handler, options, one.payload, call, now, deadline)
+            what = (one.kind, one.number, one.command, one.handler, options, one.payload, call)
+            attempt = Try(*what, now, begin_by, deadline)
             self._running[one.command.id] = attempt
             self._hands.start(attempt)
 
@@ -254,7 +257,7 @@ class Desk:
         with self._transaction() as connection:
             due = Due(self._participant, self.owner, connection, self._clock(connection), self._bury)
             due.take_up(self._handlers, self._rooms(), busy)
-        self._begin(due.begun)
+        self._begin(due.begun, now)
         self._taken += due.records
         self._short = due.full
         self._look_due = now + LOOK_SECONDS

@@ -43,11 +43,15 @@ class Room:
 
 @dataclass(slots=True)
 class Intake:
-    """One group's outside commands. `rooms` is of this process, by contract; the desk makes it, and reads it after."""
+    """One group's outside commands; the desk makes it, and reads it after the commit.
+
+    `since` is when it was made, by the desk's monotonic clock; `rooms` are of this process, by contract.
+    """
 
     connection: Connection
     consumer: str
     owner: str
+    since: float
     clock: Callable[[Connection], float]
     rooms: dict[str, Room]
     begun: list[Begun] = field(default_factory=list)

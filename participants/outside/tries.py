@@ -18,6 +18,9 @@ from kompensate.participants.participant import Handler
 from kompensate.schemas.faults import fault
 from kompensate.schemas.messages import Command
 
+CLOSE_SECONDS = 5.0
+"""How long coroutines have to end when they are cancelled because the participant ends."""
+
 
 class NotBegun(Exception):
     """Too late to begin: this process stood still between the intent's commit and the call."""
@@ -27,7 +30,8 @@ class NotBegun(Exception):
 class Try:
     """A call, or a query about one. `number` counts those of its kind; times are of the desk's monotonic clock.
 
-    `beaten`: a heartbeat came that is not in the database yet.
+    `begin_by` counts from before its intent, `deadline` until the next sign of life. `beaten`: a heartbeat came that
+    is not in the database yet.
     """
 
     kind: Literal["call", "ask"]
@@ -38,6 +42,7 @@ class Try:
     payload: object
     call: OutsideCall
     begun: float
+    begin_by: float
     deadline: float
     beaten: bool = False
     future: "Future[None] | None" = field(default=None, repr=False)
@@ -59,7 +64,7 @@ class Try:
 
         A process that was paused here would call while another has taken the command over, or past the window.
         """
-        if now >= self.deadline:
+        if now >= self.begin_by:
             raise NotBegun(f"expected to begin within {self.options.timeout:g} s of its intent, got there too late")
         fault("outside.before_call")
         if self.kind == "ask":
@@ -148,7 +153,7 @@ class Threads:
     def close(self) -> None:
         if self._loop is not None and self._loop_thread is not None:
             self._loop.call_soon_threadsafe(self._loop_ends.set)
-            self._loop_thread.join()
+            self._loop_thread.join(CLOSE_SECONDS)
             self._loop = None
 
     def _call(self, attempt: Try) -> None:

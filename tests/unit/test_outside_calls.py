@@ -2,13 +2,16 @@
 
 import itertools
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from kompensate.participants.database import connect
-from kompensate.participants.outside.tries import Ended
+from kompensate.participants.outside.tries import Ended, Try
+from kompensate.schemas.faults import observe
 from kompensate.schemas.payloads import encode
 from tests.fixtures.outside import Charge, Refund, Stage, Tidy, charge, undo
 
@@ -144,6 +147,31 @@ def test_a_process_that_stood_still_does_not_call(stage: Stage) -> None:
 
     assert len(stage.provider.calls) == 1
     assert stage.replies() == {"c1": ["done"]}
+
+
+@pytest.mark.parametrize("defended", [True, False], ids=["looks", "without"])
+def test_a_process_that_stood_still_after_its_intent_does_not_call(stage: Stage, *, defended: bool) -> None:
+    """Paused right after the commit, past its lease: another has called meanwhile, and this one does not call too."""
+    first, second = stage.process(timeout=3), stage.process(timeout=3)
+    paused = False
+
+    def pause(point: str) -> None:
+        nonlocal paused
+        if point == "outside.after_intent" and not paused:
+            paused = True
+            second.until(stage.replies)
+
+    first.send(charge())
+    with observe(pause), nullcontext() if defended else patch.object(Try, "carry_out", carry_out_late):
+        first.spend(10)
+
+    assert (len(stage.provider.calls) == 1) is defended
+    assert stage.replies() == {"c1": ["done"]}
+
+
+def carry_out_late(attempt: Try, _now: float) -> object:
+    """Begin whatever the time is."""
+    return attempt.function(attempt.payload, attempt.call)
 
 
 def test_a_late_end_counts(stage: Stage) -> None:
