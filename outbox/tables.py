@@ -56,6 +56,21 @@ def create_tables(connection: Connection) -> None:
     ensure_partitions(connection)
 
 
+def drop_tables(connection: Connection) -> None:
+    """Undo `create_tables`, and lose what the tables hold: for a migration that goes back. The caller commits."""
+    sqlite = connection.dialect.name == "sqlite"
+    script = _read("schema_sqlite.sql" if sqlite else "schema.sql")
+
+    def made(what: str) -> list[str]:
+        return re.findall(rf"CREATE (?:OR REPLACE )?{what} (?:IF NOT EXISTS )?(\w+)", script)
+
+    if not sqlite:
+        connection.exec_driver_sql(f"DROP PUBLICATION IF EXISTS {PUBLICATION}")
+    for kind in ("TABLE", "SEQUENCE", "FUNCTION"):
+        for name in made(kind):
+            connection.exec_driver_sql(f"DROP {kind} IF EXISTS {name}")
+
+
 def check_tables(connection: Connection, *, outside: bool = False) -> None:
     """Raise MissingTables where the outbox or the inbox is not there, or the outbox is of an older form.
 

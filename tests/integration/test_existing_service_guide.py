@@ -92,6 +92,8 @@ def test_the_alembic_revision(project: Path, database: Engine) -> None:
         revision.downgrade()
         assert inspect(connection).get_table_names() == []
         assert connection.execute(text("SELECT count(*) FROM pg_publication")).scalar_one() == 0
+        of_ours = "SELECT count(*) FROM pg_proc WHERE pronamespace = current_schema()::regnamespace"
+        assert connection.execute(text(of_ours)).scalar_one() == 0
 
 
 @pytest.mark.parametrize("framework", ["fastapi", "flask", "beside"])
@@ -112,8 +114,7 @@ def test_a_framework(framework: str, project: Path, database: Engine, topics: Se
     with _process(argv, project, database, topics, port) as process:
         _serves(topics, database)
 
-        free = database.connect().execute(text("SELECT free FROM stock")).scalar_one()
-        assert free == 3
+        assert _scalar(database, "SELECT free FROM stock") == 3
         if framework != "beside":
             path = f"http://127.0.0.1:{port}/stock/tea"
             wait_until("an answer over HTTP", lambda: _answers(path, process), DEADLINE_SECONDS)
@@ -135,8 +136,7 @@ def test_django(project: Path, database: Engine, topics: ServiceTopics) -> None:
     with _process([sys.executable, "manage.py", "participant"], project, database, topics, 0) as process:
         _serves(topics, database)
 
-        free = database.connect().execute(text("SELECT free FROM inventory_stock")).scalar_one()
-        assert free == 3
+        assert _scalar(database, "SELECT free FROM inventory_stock") == 3
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE_SECONDS) == 0
 
@@ -185,6 +185,11 @@ def _serves(topics: ServiceTopics, database: Engine) -> None:
             return {(row[0], row[1]) for row in rows}
 
     wait_until("both replies", lambda: replies() == {("a", "done"), ("b", "refused")}, DEADLINE_SECONDS)
+
+
+def _scalar(database: Engine, query: str) -> object:
+    with database.connect() as connection:
+        return connection.execute(text(query)).scalar_one()
 
 
 def _reserve(command_id: str, payload: bytes) -> Command:
