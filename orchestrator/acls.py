@@ -96,7 +96,7 @@ class AclAdmin:
         return found
 
     def _asking(self) -> AbstractContextManager[None]:
-        return asking(self._settings, self._refusals)
+        return asking(self._settings, self._admin, self._refusals)
 
 
 def _kind(grant: Grant) -> str:

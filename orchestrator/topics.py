@@ -238,7 +238,7 @@ class TopicAdmin:
         self.group = group_of(application, settings)
 
     def _asking(self) -> AbstractContextManager[None]:
-        return asking(self._settings, self._refusals)
+        return asking(self._settings, self._admin, self._refusals)
 
     def brokers(self) -> int:
         return len(self._metadata().brokers)
@@ -386,26 +386,29 @@ def _answered(ask: Callable[[], T]) -> T:
         try:
             return ask()
         except KafkaException as error:
-            again = error.args[0].retriable() or error.args[0].code() == KafkaError._TIMED_OUT
+            again = error.args[0].retriable() or error.args[0].code() in _NO_COORDINATOR
             if not again or time.monotonic() > deadline:
                 raise
             time.sleep(LEADER_WAIT_SECONDS)
 
 
+_NO_COORDINATOR = frozenset({KafkaError._TIMED_OUT, KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE})
 _AWAY = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
 
 
 @contextmanager
-def asking(settings: Settings, refusals: Refusals) -> Iterator[None]:
-    """Turn what Kafka answers into Fatal, and its silence into NoAnswer. `refusals` are what the client has heard."""
+def asking(settings: Settings, admin: AdminClient, refusals: Refusals) -> Iterator[None]:
+    """Turn what Kafka answers `admin` into Fatal, and its silence into NoAnswer with what its `refusals` have heard."""
     where = f"Kafka at {settings.bootstrap}"
     try:
         yield
     except TimeoutError as error:
+        admin.poll(0)  # calls back
         raise NoAnswer(f"{where}: expected an answer within {CALL_SECONDS:g} s, got none: {refusals.advice}") from error
     except KafkaException as error:
         cause = error.args[0]
         if cause.code() in _AWAY:
+            admin.poll(0)
             got = f"got none ({cause.str()}): {refusals.advice}"
             raise NoAnswer(f"{where}: expected an answer within {CALL_SECONDS:g} s, {got}") from error
         raise Fatal(f"{where}: {cause.str()} ({cause.name()})") from error

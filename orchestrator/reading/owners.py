@@ -37,6 +37,7 @@ def owners(
     except ck.KafkaException as error:
         if error.args[0].code() == ck.KafkaError.GROUP_ID_NOT_FOUND:
             return Owners(group, "dead", 0, {})
+        admin.poll(0)  # calls back
         raise error_of(error.args[0], f"group {group}", bootstrap, timeout, refusals) from error
     by_partition = {
         place.partition: f"{member.client_id} at {member.host.removeprefix('/')}"
