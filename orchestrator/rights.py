@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kompensate.orchestrator.definitions.application import Application
+from kompensate.schemas.letters import TRANSACTIONAL_ID
 from kompensate.schemas.topics import READER_GROUP, Topics, check_name, participant_group
 
 Kind = Literal["topic", "group", "transactional-id"]
 Pattern = Literal["literal", "prefixed"]
 
-APPLICATION_ROLES = ("orchestrator", "client", "operator", "intake", "hook", "admin")
+APPLICATION_ROLES = ("orchestrator", "client", "operator", "letters", "intake", "hook", "admin")
 SERVICE_ROLES = ("service", "relay")
 _PRINCIPAL = re.compile(r"[A-Za-z]+:[^\x00-\x1f]+\Z")
 
@@ -49,10 +50,11 @@ def rights(
 ) -> list[Grant]:
     """What every role of `application` needs, and no more.
 
-    Roles are `orchestrator`, `client`, `operator`, `intake`, `hook`, `admin`, and for each service `service:NAME` and
-    `relay:NAME`. `principals` names theirs; others are `User:<prefix><app>-<role>`, `User:<prefix><service>` and
-    `User:<prefix><service>-relay`. `starting` are services, the application's or not, whose outbox also starts, signals
-    or cancels sagas. `hook_topic` is what `kompensate hook --topic` writes to. Raises BadRight.
+    Roles are `orchestrator`, `client`, `operator`, `letters`, `intake`, `hook`, `admin`, and for each service
+    `service:NAME` and `relay:NAME`. `principals` names theirs; others are `User:<prefix><app>-<role>`,
+    `User:<prefix><service>` and `User:<prefix><service>-relay`. `starting` are services, the application's or not,
+    whose outbox also starts, signals or cancels sagas. `hook_topic` is what `kompensate hook --topic` writes to.
+    Raises BadRight.
     """
     services = (*application.services, *(name for name in starting if name not in application.services))
     for name in starting:
@@ -72,6 +74,7 @@ def rights(
     found = [
         *_orchestrator(application, names),
         *_clients(application, names),
+        *_letters(application, names),
         *_admin(application, names),
         *_intake(application, names),
         *_hook(names, hook_topic),
@@ -155,6 +158,20 @@ def _clients(application: Application, names: Topics) -> Iterator[Need]:
         yield _topic("operator", names.commands(service), "Describe", "DescribeConfigs")
         yield _topic("operator", names.dead(service), "Read", "DescribeConfigs")
     yield "operator", "group", names.group, ("Describe",), "literal"
+
+
+def _letters(application: Application, names: Topics) -> Iterator[Need]:
+    """`kompensate dlq retry | discard`: a record goes back to where it lay, whoever wrote it there."""
+    role, back, boxes = "letters", [names.requests], [names.quarantine]
+    for service in application.services:
+        back += [names.replies(service), names.commands(service)]
+        boxes.append(names.dead(service))
+    for name in back:
+        yield _topic(role, name, "Write")
+    for name in boxes:
+        yield _topic(role, name, "Read", "Write")
+        yield role, "transactional-id", f"{TRANSACTIONAL_ID}{name}", ("Write",), "literal"
+    yield role, "group", READER_GROUP, ("Describe",), "literal"
 
 
 def _admin(application: Application, names: Topics) -> Iterator[Need]:

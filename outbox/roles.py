@@ -91,6 +91,10 @@ ALTER TABLE {schema}.{inbox} OWNER TO {owner};
 ALTER TABLE {schema}.{checkpoints} OWNER TO {owner};
 ALTER PUBLICATION {publication} OWNER TO {owner};
 DO {body} DECLARE one regclass; BEGIN
+    FOR one IN SELECT c.oid::regclass FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+               WHERE nspname = {schema_text} AND relname IN ('saga_lock', 'saga_lock_wait') LOOP
+        EXECUTE format('ALTER TABLE %s OWNER TO %I', one, {owner_text});
+    END LOOP;
     FOR one IN SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = to_regclass({qualified_text}) LOOP
         EXECUTE format('ALTER TABLE %s OWNER TO %I', one, {owner_text});
         EXECUTE format('REVOKE ALL ON %s FROM PUBLIC, %I, %I', one, {app_text}, {relay_text});

@@ -18,8 +18,8 @@ from kompensate.orchestrator.settings import Settings
     multiple=True,
     metavar="ROLE=User:NAME",
     callback=lambda _, __, texts: dict(option_of(text) for text in texts),
-    help="Who has a role: orchestrator, client, operator, intake, hook, admin, service:NAME, relay:NAME. May be "
-    "repeated. Default: User:<app>-<role>, User:<service> and User:<service>-relay, after the prefix.",
+    help="Who has a role: orchestrator, client, operator, letters, intake, hook, admin, service:NAME, relay:NAME. "
+    "May be repeated. Default: User:<app>-<role>, User:<service> and User:<service>-relay, after the prefix.",
 )
 @click.option(
     "--starts",

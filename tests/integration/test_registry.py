@@ -67,7 +67,7 @@ def test_a_writer_may_be_newer_than_its_reader(stack: Stack, url: str, tmp_path:
     assert int.from_bytes(own[1:5], "big") == first
     assert payloads.decode(written(NEWER, second, tip=5), Charge) == VALUE
 
-    breaking = {**CHARGE, "fields": [*CHARGE["fields"], {"name": "needed", "type": "long"}]}  # type: ignore[misc]  # a list
+    breaking = {**CHARGE, "fields": [*CHARGE["fields"], {"name": "needed", "type": "long"}]}
     with pytest.raises(RegistryRefused, match="409"):
         registry.register(SUBJECT, breaking)
 

@@ -46,16 +46,16 @@ P = "m."
 """The matrix's application: what is written to its topics is no record of ours, and nobody works on them."""
 
 WRITES = {
-    "shop.requests": "orchestrator client operator intake relay:orders",
-    "shop.replies.inventory": "relay:inventory",
-    "shop.replies.payments": "relay:payments",
+    "shop.requests": "letters orchestrator client operator intake relay:orders",
+    "shop.replies.inventory": "letters relay:inventory",
+    "shop.replies.payments": "letters relay:payments",
     "shop.state": "orchestrator",
     "shop.history": "orchestrator",
-    "shop.quarantine": "orchestrator intake",
-    "inventory.commands": "orchestrator",
-    "payments.commands": "orchestrator",
-    "inventory.dead": "service:inventory relay:inventory",
-    "payments.dead": "service:payments relay:payments",
+    "shop.quarantine": "letters orchestrator intake",
+    "inventory.commands": "letters orchestrator",
+    "payments.commands": "letters orchestrator",
+    "inventory.dead": "letters service:inventory relay:inventory",
+    "payments.dead": "letters service:payments relay:payments",
     "orders.dead": "relay:orders",
 }
 READS = {
@@ -64,11 +64,11 @@ READS = {
     "shop.replies.payments": "orchestrator operator admin",
     "shop.state": "orchestrator client operator hook",
     "shop.history": "client operator",
-    "shop.quarantine": "client operator hook",
+    "shop.quarantine": "letters client operator hook",
     "inventory.commands": "service:inventory",
     "payments.commands": "service:payments",
-    "inventory.dead": "operator",
-    "payments.dead": "operator",
+    "inventory.dead": "letters operator",
+    "payments.dead": "letters operator",
 }
 COMMITS = {
     "shop": "orchestrator admin",
@@ -90,7 +90,11 @@ MEANT = {
     )
     for name, roles in table.items()
     for role in roles.split()
-} | {("intake", "reads", INTAKE_TOPIC), ("hook", "writes", HOOK_TOPIC)}
+} | {
+    ("intake", "reads", INTAKE_TOPIC),
+    ("hook", "writes", HOOK_TOPIC),
+    *(("letters", "is", f"kompensate-dlq-{P}{box}") for box in ("shop.quarantine", "inventory.dead", "payments.dead")),
+}
 
 
 @pytest.fixture(scope="module")
@@ -262,6 +266,10 @@ def test_sagas_run_to_their_end_with_the_least_rights(
         explained = CliRunner().invoke(main, shop.command("operator", "explain", "by-client", "--app-name", "shop"))
         assert explained.exit_code == 0, explained.output
         assert TopicAdmin(app, ground.settings("operator")).check() == []
+
+        discard = ["dlq", "discard", "--where", "in=shop.quarantine", "--reason", "a test"]
+        discarded = CliRunner().invoke(main, shop.command("letters", *discard, "--app-name", "shop"))
+        assert discarded.exit_code == 0, discarded.output
 
         # A client may show a certificate instead of a password: the same principal.
         mtls = ground.kafka.address(ground.stack, "kafka_mtls")

@@ -17,9 +17,10 @@ from sqlalchemy import text
 
 from kompensate.compose.local.postgres import Postgres
 from kompensate.compose.local.stack import Stack
+from kompensate.outbox.database import Database
 from kompensate.outbox.errors import Misconfigured
 from kompensate.outbox.keeping import Housekeeping
-from kompensate.outbox.replication import Database, Names
+from kompensate.outbox.naming import Names
 from kompensate.outbox.retention import Retention
 from kompensate.outbox.roles import roles_sql
 from kompensate.participants.database import connect

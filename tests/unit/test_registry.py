@@ -127,7 +127,7 @@ HOSTILE = {
     "another type": ({"type": "record", "name": "Other", "fields": []}, "keep the name, or add it to aliases"),
     "a field gone": (without("total"), "total: is new, and has no default"),
     "a field of another type": (
-        {**CHARGE, "fields": [*CHARGE["fields"][:4], {"name": "note", "type": "long"}]},  # type: ignore[index]  # a list
+        {**CHARGE, "fields": [*CHARGE["fields"][:4], {"name": "note", "type": "long"}]},
         "note: long is none of union",
     ),
     "itself within": (

@@ -21,9 +21,10 @@ def test_only_one_role_writes_what_is_the_orchestrators() -> None:
             writers.setdefault(grant.name, set()).add(grant.role)
 
     assert writers["shop.state"] == writers["shop.history"] == {"orchestrator"}
-    assert writers["inventory.commands"] == writers["payments.commands"] == {"orchestrator"}
-    assert writers["shop.replies.payments"] == {"relay:payments"}
-    assert writers["shop.requests"] == {"orchestrator", "client", "operator", "intake"}
+    # Who hands dead letters in again puts them back where they lay.
+    assert writers["inventory.commands"] == writers["payments.commands"] == {"orchestrator", "letters"}
+    assert writers["shop.replies.payments"] == {"relay:payments", "letters"}
+    assert writers["shop.requests"] == {"orchestrator", "client", "operator", "letters", "intake"}
 
 
 def test_a_relay_may_write_requests_only_where_its_service_starts_sagas() -> None:
@@ -42,7 +43,7 @@ def test_the_prefix_stands_before_all_that_is_ours() -> None:
     """Topics, groups, transactional ids and default principals; a mapping's topic is named whole."""
     names = {grant.name for grant in rights(app, "eu.")} - {"orders.placed", "kompensate-reader"}
 
-    assert all(name.startswith("eu.") for name in names)
+    assert all(name.removeprefix("kompensate-dlq-").startswith("eu.") for name in names)
     assert {grant.principal for grant in rights(app, "eu.") if grant.role == "client"} == {"User:eu.shop-client"}
 
 
