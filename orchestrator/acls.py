@@ -16,10 +16,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     ResourceType,
 )
 
+from kompensate.orchestrator.kafka.asking import asking
 from kompensate.orchestrator.kafka.options import CALL_SECONDS, Options, admin_options
 from kompensate.orchestrator.rights import Grant
 from kompensate.orchestrator.settings import Settings
-from kompensate.orchestrator.topics import asking
 from kompensate.schemas.refusals import Refusals
 
 ANYWHERE = "*"

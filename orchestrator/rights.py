@@ -46,6 +46,8 @@ def rights(
     *,
     principals: Mapping[str, str] | None = None,
     starting: Sequence[str] = (),
+    publishing: Sequence[tuple[str, str]] = (),
+    subscribing: Sequence[tuple[str, str]] = (),
     hook_topic: str | None = None,
 ) -> list[Grant]:
     """What every role of `application` needs, and no more.
@@ -53,11 +55,13 @@ def rights(
     Roles are `orchestrator`, `client`, `operator`, `letters`, `intake`, `hook`, `admin`, and for each service
     `service:NAME` and `relay:NAME`. `principals` names theirs; others are `User:<prefix><app>-<role>`,
     `User:<prefix><service>` and `User:<prefix><service>-relay`. `starting` are services, the application's or not,
-    whose outbox also starts, signals or cancels sagas. `hook_topic` is what `kompensate hook --topic` writes to.
+    whose outbox also starts, signals or cancels sagas; `publishing` and `subscribing` are (service, topic) of domain
+    events, which the application's definition does not know. `hook_topic` is what `kompensate hook --topic` writes to.
     Raises BadRight.
     """
-    services = (*application.services, *(name for name in starting if name not in application.services))
-    for name in starting:
+    named = (*starting, *(service for service, _ in (*publishing, *subscribing)))
+    services = tuple(dict.fromkeys((*application.services, *named)))
+    for name in named:
         try:
             check_name("service", name)
         except ValueError as error:
@@ -81,6 +85,7 @@ def rights(
     ]
     for service in services:
         found += _service(names, service, calls=service in application.services, starts=service in starting)
+    found += _events(names, publishing, subscribing, application.services)
     return [
         Grant(role, known[role], kind, name, operations, pattern) for role, kind, name, operations, pattern in found
     ]
@@ -144,6 +149,24 @@ def _service(names: Topics, service: str, *, calls: bool, starts: bool) -> Itera
     if starts:
         yield _topic(relay, names.requests, "Write")
     yield _topic(relay, names.dead(service), "Write")
+
+
+def _events(
+    names: Topics,
+    publishing: Sequence[tuple[str, str]],
+    subscribing: Sequence[tuple[str, str]],
+    called: Sequence[str],
+) -> Iterator[Need]:
+    """Domain events: the relay writes them, a participant asks at its start whether their topic is there."""
+    for service, topic in publishing:
+        yield _topic(f"relay:{service}", topic, "Write")
+        yield _topic(f"service:{service}", topic, "Describe")
+    for service, topic in subscribing:
+        yield _topic(f"service:{service}", topic, "Read")
+    for service in dict.fromkeys(service for service, _ in subscribing):
+        if service not in called:  # else it has both for the sake of its commands
+            yield _topic(f"service:{service}", names.dead(service), "Write")
+            yield f"service:{service}", "group", participant_group(service, names.prefix), ("Read",), "literal"
 
 
 def _clients(application: Application, names: Topics) -> Iterator[Need]:

@@ -25,7 +25,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 )
 
 from kompensate.orchestrator.definitions.application import Application
-from kompensate.orchestrator.errors import Fatal, NoAnswer
+from kompensate.orchestrator.errors import Fatal
+from kompensate.orchestrator.kafka.asking import asking
 from kompensate.orchestrator.kafka.options import AUTHORIZATION, CALL_SECONDS, Options, admin_options, consumer_options
 from kompensate.orchestrator.settings import Settings
 from kompensate.schemas.refusals import Refusals
@@ -393,25 +394,6 @@ def _answered(ask: Callable[[], T]) -> T:
 
 
 _NO_COORDINATOR = frozenset({KafkaError._TIMED_OUT, KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE})
-_AWAY = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
-
-
-@contextmanager
-def asking(settings: Settings, admin: AdminClient, refusals: Refusals) -> Iterator[None]:
-    """Turn what Kafka answers `admin` into Fatal, and its silence into NoAnswer with what its `refusals` have heard."""
-    where = f"Kafka at {settings.bootstrap}"
-    try:
-        yield
-    except TimeoutError as error:
-        admin.poll(0)  # calls back
-        raise NoAnswer(f"{where}: expected an answer within {CALL_SECONDS:g} s, got none: {refusals.advice}") from error
-    except KafkaException as error:
-        cause = error.args[0]
-        if cause.code() in _AWAY:
-            admin.poll(0)
-            got = f"got none ({cause.str()}): {refusals.advice}"
-            raise NoAnswer(f"{where}: expected an answer within {CALL_SECONDS:g} s, {got}") from error
-        raise Fatal(f"{where}: {cause.str()} ({cause.name()})") from error
 
 
 def group_of(application: Application, settings: Settings) -> str:

@@ -10,7 +10,7 @@ from sqlalchemy import String
 from sqlalchemy.dialects import postgresql
 
 from kompensate.outbox.checkpoint import MAKE_CHECKPOINTS
-from kompensate.outbox.tables import INBOX, OUTBOX, PUBLICATION
+from kompensate.outbox.tables import OUTBOX, PUBLICATION, made_tables
 
 NAME_BYTES_MAX = 63
 """PostgreSQL cuts a longer name off, and two could become one."""
@@ -42,7 +42,7 @@ def roles_sql(owner: str, app: str, relay: str, schema: str = "public") -> str:
         **values,
         **texts,
         outbox=OUTBOX,
-        inbox=INBOX,
+        ours=", ".join(map(_text, (*made_tables(), checkpoints))),
         checkpoints=checkpoints,
         publication=PUBLICATION,
         make_checkpoints=MAKE_CHECKPOINTS.format(f"{values['schema']}.{checkpoints}"),
@@ -86,13 +86,10 @@ GRANT USAGE ON SCHEMA {schema} TO {app}, {relay};
 {make_checkpoints};
 
 -- Ours are the owner's: it makes and drops the outbox's partitions (`kompensate tables keep`).
-ALTER TABLE {schema}.{outbox} OWNER TO {owner};
-ALTER TABLE {schema}.{inbox} OWNER TO {owner};
-ALTER TABLE {schema}.{checkpoints} OWNER TO {owner};
 ALTER PUBLICATION {publication} OWNER TO {owner};
 DO {body} DECLARE one regclass; BEGIN
     FOR one IN SELECT c.oid::regclass FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-               WHERE nspname = {schema_text} AND relname IN ('saga_lock', 'saga_lock_wait') LOOP
+               WHERE nspname = {schema_text} AND relkind IN ('r', 'p') AND relname IN ({ours}) LOOP
         EXECUTE format('ALTER TABLE %s OWNER TO %I', one, {owner_text});
     END LOOP;
     FOR one IN SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = to_regclass({qualified_text}) LOOP

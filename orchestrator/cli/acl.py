@@ -28,6 +28,22 @@ from kompensate.orchestrator.settings import Settings
     metavar="SERVICE",
     help="A service whose outbox also starts, signals or cancels sagas: its relay may write requests. May be repeated.",
 )
+@click.option(
+    "--publishes",
+    "publishing",
+    multiple=True,
+    metavar="SERVICE=TOPIC",
+    callback=lambda _, __, texts: [option_of(text) for text in texts],
+    help="A service's topic of domain events, which its relay writes. May be repeated.",
+)
+@click.option(
+    "--subscribes",
+    "subscribing",
+    multiple=True,
+    metavar="SERVICE=TOPIC",
+    callback=lambda _, __, texts: [option_of(text) for text in texts],
+    help="A topic of domain events that a service's participant takes. May be repeated.",
+)
 @click.option("--hook-topic", metavar="TOPIC", help="What `kompensate hook --topic` writes to.")
 @click.option("-o", "output", type=click.Choice(["sh", "json"]), default="sh", show_default=True)
 @click.option("--apply", "make", is_flag=True, help="Make what is missing instead of printing it. Takes nothing away.")
@@ -44,6 +60,8 @@ def acl(
     kafka: dict[str, str],
     principals: dict[str, str],
     starting: tuple[str, ...],
+    publishing: list[tuple[str, str]],
+    subscribing: list[tuple[str, str]],
     hook_topic: str | None,
     output: str,
     make: bool,
@@ -59,7 +77,15 @@ def acl(
       kompensate topics acl --app shop.sagas:app --principal "client=User:CN=web,O=Shop" --starts orders --apply
     """
     try:
-        grants = rights(application, prefix, principals=principals, starting=starting, hook_topic=hook_topic)
+        grants = rights(
+            application,
+            prefix,
+            principals=principals,
+            starting=starting,
+            publishing=publishing,
+            subscribing=subscribing,
+            hook_topic=hook_topic,
+        )
     except BadRight as error:
         raise click.UsageError(str(error)) from error
     if not (make or compare):

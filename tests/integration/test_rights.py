@@ -33,7 +33,7 @@ from kompensate.participants.main import Service
 from tests.fixtures import guarded_app
 from tests.fixtures.fix_stack import _reset_if_we_die
 from tests.fixtures.guarded import NOBODY, Ground, guarded_kafka
-from tests.fixtures.guarded_app import HOOK_TOPIC, INTAKE_TOPIC, app
+from tests.fixtures.guarded_app import EVENTS_TOPIC, HOOK_TOPIC, INTAKE_TOPIC, app
 from tests.fixtures.roles import Guarded, guarded_database
 from tests.fixtures.secured import ADMIN, SecuredKafka
 from tests.fixtures.waiting import wait_until
@@ -93,6 +93,8 @@ MEANT = {
 } | {
     ("intake", "reads", INTAKE_TOPIC),
     ("hook", "writes", HOOK_TOPIC),
+    ("relay:payments", "writes", EVENTS_TOPIC),
+    ("service:inventory", "reads", EVENTS_TOPIC),
     *(("letters", "is", f"kompensate-dlq-{P}{box}") for box in ("shop.quarantine", "inventory.dead", "payments.dead")),
 }
 

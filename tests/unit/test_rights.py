@@ -39,6 +39,22 @@ def test_a_relay_may_write_requests_only_where_its_service_starts_sagas() -> Non
     }
 
 
+def test_domain_events_are_written_by_relays_and_read_by_participants() -> None:
+    """Who publishes does not read, who subscribes does not write, and is called for no commands by it."""
+    plain = {(one.role, one.name, one.operations) for one in rights(app)}
+    more = rights(app, publishing=[("payments", "paid")], subscribing=[("payments", "refunds"), ("mail", "paid")])
+
+    assert {(one.role, one.name, one.operations) for one in more} - plain == {
+        ("relay:payments", "paid", ("Write",)),
+        ("service:payments", "paid", ("Describe",)),
+        ("service:payments", "refunds", ("Read",)),
+        ("service:mail", "paid", ("Read",)),
+        ("service:mail", "mail", ("Read",)),
+        ("service:mail", "mail.dead", ("Write",)),
+        ("relay:mail", "mail.dead", ("Write",)),
+    }
+
+
 def test_the_prefix_stands_before_all_that_is_ours() -> None:
     """Topics, groups, transactional ids and default principals; a mapping's topic is named whole."""
     names = {grant.name for grant in rights(app, "eu.")} - {"orders.placed", "kompensate-reader"}
