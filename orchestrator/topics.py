@@ -9,7 +9,7 @@ import json
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -25,9 +25,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 )
 
 from kompensate.orchestrator.definitions.application import Application
-from kompensate.orchestrator.errors import Fatal, NoAnswer
-from kompensate.orchestrator.kafka.options import AUTHORIZATION, CALL_SECONDS, admin_options, consumer_options
+from kompensate.orchestrator.errors import Fatal
+from kompensate.orchestrator.kafka.asking import asking
+from kompensate.orchestrator.kafka.options import AUTHORIZATION, CALL_SECONDS, Options, admin_options, consumer_options
 from kompensate.orchestrator.settings import Settings
+from kompensate.schemas.refusals import Refusals
 from kompensate.schemas.topics import Topics
 
 HOUR_MS = 3_600_000
@@ -231,8 +233,13 @@ class TopicAdmin:
         self._participants = participants
         self._settings = settings
         self._names = Topics(application.name, settings.prefix)
-        self._admin = AdminClient(admin_options(settings))
+        self._refusals = Refusals()
+        options: Options = {**admin_options(settings), "error_cb": self._refusals}
+        self._admin = AdminClient(options)
         self.group = group_of(application, settings)
+
+    def _asking(self) -> AbstractContextManager[None]:
+        return asking(self._settings, self._admin, self._refusals)
 
     def brokers(self) -> int:
         return len(self._metadata().brokers)
@@ -270,14 +277,14 @@ class TopicAdmin:
         return done + self._seed()
 
     def _metadata(self) -> Any:
-        with _asking(self._settings):
+        with self._asking():
             return self._admin.list_topics(timeout=CALL_SECONDS)
 
     def _configurations(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         if not names:
             return {}
         resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
-        with _asking(self._settings):
+        with self._asking():
             asked = self._admin.describe_configs(resources, request_timeout=CALL_SECONDS)
             return {
                 resource.name: {name: entry.value for name, entry in future.result(CALL_SECONDS).items()}
@@ -289,7 +296,7 @@ class TopicAdmin:
         new = [NewTopic(one.name, one.partitions, one.replicas, config=one.configuration) for one in plans]
         for name, future in self._admin.create_topics(new).items() if new else ():
             try:
-                with _asking(self._settings):
+                with self._asking():
                     future.result(CALL_SECONDS)
             except Fatal as error:
                 cause = error.__cause__
@@ -312,7 +319,7 @@ class TopicAdmin:
         resources = [
             ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries) for name, entries in by_topic.items()
         ]
-        with _asking(self._settings):
+        with self._asking():
             for future in self._admin.incremental_alter_configs(resources).values():
                 future.result(CALL_SECONDS)
         return [f"{name}: {e.name} set to {e.value}" for name, entries in by_topic.items() for e in entries]
@@ -322,7 +329,7 @@ class TopicAdmin:
         inputs = [one.name for one in self.plan() if one.input]
         partitions = range(self._application.partitions)
         wanted = [TopicPartition(topic, number) for topic in inputs for number in partitions]
-        with _asking(self._settings), self._member() as group:
+        with self._asking(), self._member() as group:
             written = self._ends([TopicPartition(self._names.state, number) for number in partitions], latest=True)
             known = _answered(lambda: group.committed(wanted, timeout=COORDINATOR_SECONDS))
             have = {(p.topic, p.partition) for p in known if p.offset >= 0}
@@ -380,35 +387,18 @@ def _answered(ask: Callable[[], T]) -> T:
         try:
             return ask()
         except KafkaException as error:
-            again = error.args[0].retriable() or error.args[0].code() == KafkaError._TIMED_OUT
+            again = error.args[0].retriable() or error.args[0].code() in _NO_COORDINATOR
             if not again or time.monotonic() > deadline:
                 raise
             time.sleep(LEADER_WAIT_SECONDS)
 
 
-_AWAY = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
-_ADVICE = "is it running, and is that its address?"
-
-
-@contextmanager
-def _asking(settings: Settings) -> Iterator[None]:
-    """Turn what Kafka answers into Fatal, and its silence into NoAnswer."""
-    where = f"Kafka at {settings.bootstrap}"
-    try:
-        yield
-    except TimeoutError as error:
-        raise NoAnswer(f"{where}: expected an answer within {CALL_SECONDS:g} s, got none: {_ADVICE}") from error
-    except KafkaException as error:
-        cause = error.args[0]
-        if cause.code() in _AWAY:
-            got = f"got none ({cause.str()}): {_ADVICE}"
-            raise NoAnswer(f"{where}: expected an answer within {CALL_SECONDS:g} s, {got}") from error
-        raise Fatal(f"{where}: {cause.str()} ({cause.name()})") from error
+_NO_COORDINATOR = frozenset({KafkaError._TIMED_OUT, KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE})
 
 
 def group_of(application: Application, settings: Settings) -> str:
     """The consumer group of the application's workers; its transactional ids begin with the same."""
-    return f"{settings.prefix}{application.name}"
+    return Topics(application.name, settings.prefix).group
 
 
 def as_json(plans: Sequence[TopicPlan]) -> str:

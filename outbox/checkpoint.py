@@ -14,6 +14,12 @@ from kompensate.outbox.pgoutput import lsn_text
 
 Start: TypeAlias = Literal["stream", "publish"]
 
+MAKE_CHECKPOINTS = (
+    "CREATE TABLE IF NOT EXISTS {} (slot text PRIMARY KEY, system_id text NOT NULL,"
+    " confirmed_lsn pg_lsn NOT NULL, updated_at timestamptz NOT NULL DEFAULT now())"
+)
+"""The record's table; `{}` is its name, quoted."""
+
 REMEDY = (
     "Start the relay once with --resync (or resync=True): it publishes every row still in the outbox again, in the "
     "order of their transactions; consumers absorb what they have already seen. Rows that a retention has dropped "

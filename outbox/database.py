@@ -13,7 +13,7 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from kompensate.outbox.checkpoint import Checkpoint, Holder, SlotState
+from kompensate.outbox.checkpoint import MAKE_CHECKPOINTS, Checkpoint, Holder, SlotState
 from kompensate.outbox.errors import Disconnected, Misconfigured, SlotInUse, refused
 from kompensate.outbox.health import SlotStanding
 from kompensate.outbox.naming import Names, plain_dsn
@@ -196,10 +196,7 @@ class Database:
                 self._make_checkpoints()
 
     def _make_checkpoints(self) -> None:
-        statement = sql.SQL(
-            "CREATE TABLE IF NOT EXISTS {} (slot text PRIMARY KEY, system_id text NOT NULL,"
-            " confirmed_lsn pg_lsn NOT NULL, updated_at timestamptz NOT NULL DEFAULT now())"
-        ).format(self._checkpoints)
+        statement = sql.SQL(MAKE_CHECKPOINTS).format(self._checkpoints)
         try:
             self._connection.execute(statement)
         except (errors.UniqueViolation, errors.DuplicateTable):

@@ -137,6 +137,11 @@ def _add_partition(connection: Connection, name: str, day: date) -> bool:
     return True
 
 
+def made_tables() -> list[str]:
+    """Names of the tables that `schema.sql` makes; the outbox's later partitions are not among them."""
+    return re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", _read("schema.sql"))
+
+
 def _read(name: str) -> str:
     return files("kompensate.outbox").joinpath(name).read_text(encoding="utf-8")
 

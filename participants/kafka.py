@@ -23,6 +23,7 @@ from confluent_kafka import (
 
 from kompensate.participants.ports import DeadLetter, Leaving, Place, Record, Unburied
 from kompensate.schemas import letters
+from kompensate.schemas.refusals import Refusals
 
 log = logging.getLogger("kompensate.participants")
 _librdkafka = log.getChild("librdkafka")
@@ -111,7 +112,14 @@ class KafkaSource:
         self._leaving: Leaving = lambda _places, _commit: None
         self._held: set[Place] = set()
         self._fences: deque[float] = deque()
-        self._settings = {**settings, "error_cb": Complaints(), "on_commit": _on_commit, "logger": _librdkafka}
+        self._refusals = Refusals()
+        complaints = Complaints()
+
+        def heard(error: KafkaError) -> None:
+            self._refusals(error)
+            complaints(error)
+
+        self._settings = {**settings, "error_cb": heard, "on_commit": _on_commit, "logger": _librdkafka}
         self._consumer = Consumer(self._settings)
 
     def check(self, dead_topic: str, published: Mapping[str, int] | None = None) -> None:
@@ -125,9 +133,10 @@ class KafkaSource:
             cause = error.args[0]
             if cause.code() not in _AWAY:
                 raise CannotStart(f"Kafka at {self._bootstrap}: {cause.str()} ({cause.name()})") from error
+            self._consumer.poll(0)  # calls back
             raise Unreachable(
                 f"Kafka at {self._bootstrap}: expected an answer within {CONNECT_SECONDS_MAX:g} s, got none "
-                f"({cause.str()}): is it running, and is that its address?"
+                f"({cause.str()}): {self._refusals.advice}"
             ) from error
         own = [topic for topic in (self._commands, dead_topic) if topic]
         missing = [topic for topic in own if topic not in known]

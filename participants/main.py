@@ -12,8 +12,9 @@ from types import TracebackType
 
 from sqlalchemy import Engine
 
-from kompensate.outbox.retention import Retention, drop
-from kompensate.outbox.tables import check_tables, create_tables, ensure_partitions
+from kompensate.outbox.keeping import Housekeeping
+from kompensate.outbox.retention import Retention
+from kompensate.outbox.tables import check_tables, create_tables
 from kompensate.participants.database import adopt, connect
 from kompensate.participants.kafka import KafkaGrave, KafkaSource
 from kompensate.participants.outside.desk import Desk
@@ -22,7 +23,7 @@ from kompensate.participants.runner import Runner
 from kompensate.participants.settings import Settings
 from kompensate.participants.unit import Unit
 from kompensate.schemas.signals import when_told
-from kompensate.schemas.topics import commands_topic, dead_topic
+from kompensate.schemas.topics import commands_topic, dead_topic, participant_group
 
 log = logging.getLogger("kompensate.participants")
 
@@ -53,7 +54,8 @@ class Service:
         self._kafka = dict(kafka or {})
         self._settings = settings or Settings()
         self._create = create
-        self._retention = Retention(self._settings.outbox_days, self._settings.inbox_days)
+        retention = Retention(self._settings.outbox_days, self._settings.inbox_days)
+        self._house = Housekeeping(self._engine, retention, outside=participant.calls_outside)
         self._runner: Runner | None = None
         self._unit: Unit | None = None
         self._thread: threading.Thread | None = None
@@ -117,7 +119,8 @@ class Service:
         commands = commands_topic(name, self._prefix) if self._participant.contracts else None
         events = {handler.contract: handler.topic for handler in self._participant.handlers if handler.topic}
         topics = sorted(set(events.values()))
-        source = KafkaSource(self._bootstrap, commands, f"{self._prefix}{name}", self._kafka, events=topics)
+        group = participant_group(name, self._prefix)
+        source = KafkaSource(self._bootstrap, commands, group, self._kafka, events=topics)
         undo.callback(source.close)
         source.check(dead, {topic.name: topic.partitions for topic in self._participant.publishes})
         grave = KafkaGrave(self._bootstrap, dead, self._kafka)
@@ -126,7 +129,7 @@ class Service:
         taken = ", ".join((*self._participant.contracts, *events))
         log.info("participant %s joins to take %s from %s", name, taken, ", ".join(filter(None, (commands, *topics))))
         handle = self._unit.handle
-        return Runner(source, grave, handle, self._settings, events=events, chore=self._keep_house, outside=desk)
+        return Runner(source, grave, handle, self._settings, events=events, chore=self._house.keep, outside=desk)
 
     def _work(self) -> None:
         assert self._runner is not None
@@ -147,22 +150,6 @@ class Service:
             self._unit.close()
         if self._own_engine:
             self._engine.dispose()
-
-    def _keep_house(self) -> bool:
-        """Partitions for the days to come, none of those long gone; True if there is more to forget."""
-        with self._engine.begin() as connection:
-            for partition in ensure_partitions(connection):
-                log.info("made partition %s", partition)
-        with self._engine.begin() as connection:
-            more = self._retention.forget_inbox(connection)
-            if self._participant.calls_outside:
-                more = self._retention.forget_outside(connection) or more
-            gone = self._retention.droppable(connection)
-        for partition in gone:
-            with self._engine.begin() as connection:
-                drop(connection, partition)
-            log.info("dropped partition %s: its rows are in Kafka", partition)
-        return more
 
 
 def serve(

@@ -5,8 +5,8 @@ Schemas are files of the project, every version that was ever used, so that what
     schemas/Charge/7.avsc        a folder for each type, named after it; the number is the schema's id: the
     schemas/Charge/12.avsc       registry's, or one of your own, rising. The highest is written, all are read
 
-A schema is never taken from a message. One that could not read what an earlier one wrote is refused when it is
-loaded, as is one with which a few bytes could fill the memory.
+A schema is never taken from a message; an id that no file has may be asked of a registry. One that could not read what
+an earlier one wrote is refused when it is loaded, as is one with which a few bytes could fill the memory.
 """
 
 import json
@@ -23,6 +23,7 @@ import msgspec
 
 from kompensate.schemas.evolution import breaks, hazards
 from kompensate.schemas.payloads import BadPayload, PayloadUnavailable, has_fields, is_model, name_of, read_other
+from kompensate.schemas.registry import Registry
 
 ID_MAX = 2**31 - 1
 """Confluent's wire format has four bytes for it."""
@@ -46,10 +47,12 @@ class Schema(NamedTuple):
 class AvroPayloads:
     """The schemas of `types` (dataclasses, Structs, pydantic models), read from folders below `directory`.
 
+    `registry` is asked for ids that no file has: what it gives has to read as the type's newest schema.
     Raises BadSchema for what cannot be used, a version that breaks an earlier one among it.
     """
 
-    def __init__(self, directory: str | Path, types: Iterable[type]) -> None:
+    def __init__(self, directory: str | Path, types: Iterable[type], *, registry: Registry | None = None) -> None:
+        self._registry = registry
         self._newest: dict[Any, Schema] = {}
         self._by_id: dict[int, Schema] = {}
         for kind in types:
@@ -88,13 +91,8 @@ class AvroPayloads:
         if len(data) < 5 or data[0] != 0:
             raise BadPayload(f"payload {name}: expected a zero byte, a schema id and Avro, got {len(data)} bytes")
         id_ = int.from_bytes(data[1:5], "big")
-        writer = self._by_id.get(id_)
-        if writer is None:
-            known = ", ".join(map(str, sorted(self._by_id)))
-            raise PayloadUnavailable(
-                f"payload {name}: expected a schema id of {known}, got {id_}: add its file, before those that write it"
-            )
         reader = self._newest.get(kind)
+        writer = self._by_id.get(id_) or self._registered(name, id_, reader)
         if reader is not None and reader.type_name != writer.type_name:
             raise BadPayload(f"payload {name}: expected a schema of {name}, got {id_}, of {writer.type_name}")
         found = _read(data, writer, reader)
@@ -102,6 +100,31 @@ class AvroPayloads:
             return msgspec.convert(found, kind, builtin_types=_NATIVE, dec_hook=read_other)
         except msgspec.MsgspecError as error:
             raise BadPayload(f"payload {name}: {error}; got a {writer.type_name} of schema {id_}") from error
+
+    def _registered(self, name: str, id_: int, reader: Schema | None) -> Schema:
+        """What the registry has under an id that no file has. Raises BadPayload, PayloadUnavailable."""
+        if self._registry is None:
+            known = ", ".join(map(str, sorted(self._by_id)))
+            raise PayloadUnavailable(
+                f"payload {name}: expected a schema id of {known}, got {id_}: add its file, before those that write it"
+            )
+        try:
+            parsed: Any = fastavro.parse_schema(self._registry.schema(id_), named_schemas={})
+        except PayloadUnavailable:
+            raise
+        except Exception as error:  # fastavro raises what it stumbles over
+            raise BadPayload(
+                f"payload {name}: expected Avro as schema {id_} of the registry, got {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(parsed, dict) or parsed.get("type") != "record":
+            raise BadPayload(f"payload {name}: expected schema {id_} of the registry to be a record's, got another")
+        problems = hazards(parsed) or ([] if reader is None else breaks(reader.parsed, parsed))
+        if problems:
+            raise BadPayload(
+                f"payload {name}: expected schema {id_} of the registry to read as a {name}, got: {'; '.join(problems)}"
+            )
+        type_name = parsed["name"].rpartition(".")[2] if reader is None else reader.type_name
+        return self._by_id.setdefault(id_, Schema(type_name, id_, parsed))
 
 
 def load(folder: Path) -> list[Schema]:

@@ -12,6 +12,8 @@ from typing import Final
 REASON, TIME = "q_reason", "q_time"
 TOPIC, PARTITION, OFFSET = "q_topic", "q_partition", "q_offset"
 LSN, INDEX = "q_lsn", "q_index"  # of an outbox row, in the place of an offset
+TRANSACTIONAL_ID = "kompensate-dlq-"
+"""Before the topic's name: who disposes of its letters needs the right to write under it."""
 OMITTED = "q_omitted"
 ANSWERED: Final = "q_answered"
 """The outcome that whoever waits for it was told: then it is final, and not handed in again."""

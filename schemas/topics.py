@@ -16,6 +16,9 @@ PAGE_NUMBER = re.compile(r"[1-9][0-9]{0,17}\Z")
 WATERMARK_PREFIX = "__wm/"
 PLAN_PREFIX = "__def/"
 
+READER_GROUP = "kompensate-reader"
+"""What clients give as their group where they only read: librdkafka asks for one, and nobody joins it."""
+
 
 def check_saga_id(saga_id: str) -> str:
     """Return `saga_id`, or raise ValueError naming what an id may be."""
@@ -37,9 +40,9 @@ def check_name(what: str, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """Topic names of one application; `prefix` lets applications share a cluster.
+    """Names of topics and consumer groups of one application; `prefix` lets applications share a cluster.
 
-    The prefix stands before every name, the services' topics included.
+    The prefix stands before every name, the services' included.
     """
 
     app: str
@@ -61,6 +64,20 @@ class Topics:
     def quarantine(self) -> str:
         return f"{self.prefix}{self.app}.quarantine"
 
+    @property
+    def group(self) -> str:
+        """The consumer group of its workers; their transactional ids begin with it and a dot."""
+        return f"{self.prefix}{self.app}"
+
+    @property
+    def intake_group(self) -> str:
+        """The same of its intakes. No application's name has a ~: they never share a group with workers."""
+        return f"{self.group}~intake"
+
+    def hook_group(self, name: str) -> str:
+        """The same of its hooks of that name."""
+        return f"{self.group}~hook.{name}"
+
     def replies(self, service: str) -> str:
         """One reply topic a service: with ACLs no service can answer for another."""
         return f"{self.prefix}{self.app}.replies.{service}"
@@ -80,6 +97,11 @@ def commands_topic(service: str, prefix: str = "") -> str:
 def dead_topic(service: str, prefix: str = "") -> str:
     """Where a service puts commands it cannot handle."""
     return f"{prefix}{service}.dead"
+
+
+def participant_group(service: str, prefix: str = "") -> str:
+    """The consumer group of a service's participants."""
+    return f"{prefix}{service}"
 
 
 def page_key(saga_id: str, number: int) -> str:

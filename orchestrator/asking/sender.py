@@ -14,6 +14,7 @@ from kompensate.orchestrator.client_errors import ClientError, NotAcknowledged
 from kompensate.orchestrator.reading.outcomes import Sent
 from kompensate.orchestrator.reading.reader import UNREACHABLE, common_options, error_of, partitions_of
 from kompensate.schemas.messages import Request
+from kompensate.schemas.refusals import Refusals
 from kompensate.schemas.topics import check_saga_id, partition_of
 
 IN_FLIGHT_MAX = 20_000
@@ -33,9 +34,11 @@ class Sender:
         self._bootstrap = bootstrap
         self._topic = topic
         self._timeout = timeout
+        self._refusals = Refusals()
         self._producer = ck.Producer(
             {
                 **common_options(bootstrap, kafka),
+                "error_cb": self._refusals,
                 "enable.idempotence": True,
                 "acks": "all",
                 "partitioner": "murmur2_random",  # every record names its partition; were one not to, the same rule
@@ -134,7 +137,8 @@ class Sender:
         try:
             found = self._producer.list_topics(timeout=self._timeout).topics
         except ck.KafkaException as error:
-            raise error_of(error.args[0], "its topics", self._bootstrap, self._timeout) from error
+            self.serve(0)  # calls back
+            raise error_of(error.args[0], "its topics", self._bootstrap, self._timeout, self._refusals) from error
         counts = {name: len(topic.partitions) for name, topic in found.items()}
         return partitions_of(self._topic, counts, self._bootstrap)
 

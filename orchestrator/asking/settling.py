@@ -17,8 +17,6 @@ from kompensate.orchestrator.reading.letters import Letter
 from kompensate.orchestrator.reading.reader import TIMEOUT_SECONDS, UNREACHABLE, common_options, error_of
 from kompensate.schemas import letters as q
 
-TRANSACTIONAL_ID: Final = "kompensate-dlq-"
-"""Before the topic's name: who disposes needs the right to write under it."""
 RECORD_BYTES_MAX: Final = 8 * 1024 * 1024
 """What the client lets through: the topic's own limit is the broker's to enforce."""
 KNOWN_WITHIN_MS: Final = 5_000
@@ -36,7 +34,7 @@ class Settler:
         self._producer = ck.Producer(
             {
                 **common_options(bootstrap, kafka),
-                "transactional.id": f"{TRANSACTIONAL_ID}{topic}",
+                "transactional.id": f"{q.TRANSACTIONAL_ID}{topic}",
                 "transaction.timeout.ms": round(timeout * 1000),
                 "message.timeout.ms": round(timeout * 1000),
                 "enable.idempotence": True,

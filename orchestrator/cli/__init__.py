@@ -15,6 +15,7 @@ VERBS = {
     "dev": ("kompensate.orchestrator.cli.dev:dev", "Kafka and PostgreSQL on this machine, without Docker."),
     "lint": ("kompensate.orchestrator.cli.lint:lint", "Find what a saga's code may not do."),
     "topics": ("kompensate.orchestrator.cli.topics:topics", "Make, check or print an application's topics."),
+    "tables": ("kompensate.orchestrator.cli.tables:tables", "Roles and partitions of a service's tables."),
     "worker": ("kompensate.orchestrator.cli.worker:worker", "Run an application's sagas."),
     "participant": ("kompensate.orchestrator.cli.participant:participant", "Run a service's handlers."),
     "conform": ("kompensate.orchestrator.cli.conform:conform", "Try a participant with every case of the barrier."),

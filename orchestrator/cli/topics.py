@@ -2,6 +2,7 @@
 
 import click
 
+from kompensate.orchestrator.cli.acl import acl
 from kompensate.orchestrator.cli.options import application_option, kafka_options
 from kompensate.orchestrator.cli.participant import load
 from kompensate.orchestrator.definitions.application import Application
@@ -21,7 +22,10 @@ _participants = click.option(
 
 @click.group()
 def topics() -> None:
-    """Make, check or print the topics of an application."""
+    """Make, check or print the topics of an application, and who may do what to them."""
+
+
+topics.add_command(acl)
 
 
 @topics.command()

@@ -45,8 +45,7 @@ class HookProcess:
             raise ValueError("hook: expected a receiver or a topic, got " + ("both" if topic else "neither"))
         self._settings, self._receiver, self._target, self._begin = settings, receiver, topic, begin
         self._topics = Topics(check_name("application", app), settings.prefix)
-        # No application's name has a ~: workers, intakes and hooks never share a group.
-        self.group = f"{settings.prefix}{app}~hook.{check_name('hook', name)}"
+        self.group = self._topics.hook_group(check_name("hook", name))
         self._stopping = threading.Event()
         self._clock = SystemClock()
 

@@ -39,8 +39,7 @@ class IntakeProcess:
     ) -> None:
         self._application, self._settings, self._begin = application, settings, begin
         self._names = Topics(application.name, settings.prefix)
-        # No application's name has a ~: its workers never have this group, nor their transactional ids.
-        self.group = f"{settings.prefix}{application.name}~intake"
+        self.group = self._names.intake_group
         self._stopping = threading.Event()
         self._clock = SystemClock()
         self._loop: IntakeLoop | None = None

@@ -8,6 +8,7 @@ import confluent_kafka as ck
 from confluent_kafka.admin import AdminClient
 
 from kompensate.orchestrator.reading.reader import TIMEOUT_SECONDS, error_of
+from kompensate.schemas.refusals import Refusals
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +28,17 @@ def owners(
 ) -> Owners:
     """Who owns the partitions of `topic`, the one that workers subscribe to. Raises ClientError."""
     # Its calls raise what there is to say, so it logs nothing.
-    admin = AdminClient({"bootstrap.servers": bootstrap, "client.id": "kompensate", **(kafka or {}), "log_level": 0})
+    refusals = Refusals()
+    ours: dict[str, Any] = {"log_level": 0, "error_cb": refusals}
+    admin = AdminClient({"bootstrap.servers": bootstrap, "client.id": "kompensate", **(kafka or {}), **ours})
     (asked,) = admin.describe_consumer_groups([group], request_timeout=timeout).values()
     try:
         found: Any = asked.result(timeout)
     except ck.KafkaException as error:
         if error.args[0].code() == ck.KafkaError.GROUP_ID_NOT_FOUND:
             return Owners(group, "dead", 0, {})
-        raise error_of(error.args[0], f"group {group}", bootstrap, timeout) from error
+        admin.poll(0)  # calls back
+        raise error_of(error.args[0], f"group {group}", bootstrap, timeout, refusals) from error
     by_partition = {
         place.partition: f"{member.client_id} at {member.host.removeprefix('/')}"
         for member in found.members

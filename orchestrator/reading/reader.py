@@ -15,6 +15,8 @@ import confluent_kafka as ck
 
 from kompensate.orchestrator.client_errors import ClientError, MissingTopic, Unreachable
 from kompensate.orchestrator.ports import HeaderList, Record
+from kompensate.schemas.refusals import Refusals
+from kompensate.schemas.topics import READER_GROUP
 
 BATCH_RECORDS = 5_000
 """Records taken from librdkafka's queue at once."""
@@ -57,10 +59,12 @@ class Reader:
         self._bootstrap = bootstrap
         self._timeout = timeout
         self._closed = False
+        self._refusals = Refusals()
         self._consumer = ck.Consumer(
             {
                 **common_options(bootstrap, kafka),
-                "group.id": "kompensate-reader",  # librdkafka asks for a name; nobody joins it
+                "error_cb": self._refusals,
+                "group.id": READER_GROUP,
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
                 "isolation.level": "read_committed",
@@ -224,7 +228,9 @@ class Reader:
         return low, high
 
     def _error(self, error: ck.KafkaError, what: str) -> ClientError:
-        return error_of(error, what, self._bootstrap, self._timeout)
+        if error.code() in UNREACHABLE:
+            self._consumer.poll(0)  # calls back
+        return error_of(error, what, self._bootstrap, self._timeout, self._refusals)
 
 
 def common_options(bootstrap: str, kafka: Mapping[str, str] | None) -> dict[str, object]:
@@ -237,12 +243,14 @@ def common_options(bootstrap: str, kafka: Mapping[str, str] | None) -> dict[str,
     }
 
 
-def error_of(error: ck.KafkaError, what: str, bootstrap: str, timeout: float) -> ClientError:
-    """Our error for librdkafka's, naming what was asked for and where."""
+def error_of(
+    error: ck.KafkaError, what: str, bootstrap: str, timeout: float, refusals: Refusals | None = None
+) -> ClientError:
+    """Our error for librdkafka's, naming what was asked for and where. `refusals` are what its client has heard."""
     if error.code() in UNREACHABLE:
         return Unreachable(
             f"Kafka at {bootstrap}: expected an answer about {what} within {timeout:g} s, got none ({error.str()}): "
-            "is it running, and is that its address?"
+            f"{(refusals or Refusals()).advice}"
         )
     if error.code() in UNKNOWN_TOPIC:
         return MissingTopic(f"Kafka at {bootstrap}: expected topic {what}, got no such topic")

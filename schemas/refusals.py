@@ -1,0 +1,35 @@
+"""Why brokers would not talk to a client: librdkafka tells it by a callback, and hides it from the call that times out.
+
+A `Refusals` is a client's `error_cb`; whoever reports that Kafka did not answer appends what it has heard.
+"""
+
+from typing import Protocol
+
+CERTIFICATE = (
+    "the broker's certificate is not of the authority in ssl.ca.location, does not name this address, or has expired"
+)
+UNANSWERED = "is it running, and is that its address?"
+
+
+class Error(Protocol):
+    """What is needed of librdkafka's error."""
+
+    def name(self) -> str: ...
+    def str(self) -> str: ...
+
+
+class Refusals:
+    """Keeps the last of a client's errors that says what to mend."""
+
+    def __init__(self) -> None:
+        self._heard = ""
+
+    def __call__(self, error: Error) -> None:
+        text = error.str()
+        if error.name() in ("_SSL", "_AUTHENTICATION", "_RESOLVE") or "alert" in text:
+            self._heard = f"{text}: {CERTIFICATE}" if "certificate verify failed" in text else text
+
+    @property
+    def advice(self) -> str:
+        """What to look at, for the end of a message."""
+        return self._heard or UNANSWERED

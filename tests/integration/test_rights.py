@@ -1,0 +1,339 @@
+"""Rights on a real broker with TLS, SCRAM and an authorizer: what each process needs works, and nothing else does.
+
+The table below is written by hand, and is not made from `rights`: one says what is meant, the other what is granted.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg
+import pytest
+from click.testing import CliRunner
+from confluent_kafka import Producer
+
+from kompensate.compose.local.stack import Stack
+from kompensate.orchestrator.cli import main
+from kompensate.orchestrator.client import Client
+from kompensate.orchestrator.client_errors import ClientError
+from kompensate.orchestrator.errors import NoAnswer
+from kompensate.orchestrator.main import Worker
+from kompensate.orchestrator.rights import Grant
+from kompensate.orchestrator.settings import Settings
+from kompensate.orchestrator.topics import TopicAdmin
+from kompensate.outbox.client import OutboxClient
+from kompensate.outbox.main import RelayService, RelaySettings
+from kompensate.participants import Participant
+from kompensate.participants.kafka import KafkaSource, Unreachable
+from kompensate.participants.main import Service
+from tests.fixtures import guarded_app
+from tests.fixtures.fix_stack import _reset_if_we_die
+from tests.fixtures.guarded import NOBODY, Ground, guarded_kafka
+from tests.fixtures.guarded_app import EVENTS_TOPIC, HOOK_TOPIC, INTAKE_TOPIC, app
+from tests.fixtures.roles import Guarded, guarded_database
+from tests.fixtures.secured import ADMIN, SecuredKafka
+from tests.fixtures.waiting import wait_until
+
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_SECONDS = 90.0
+P = "m."
+"""The matrix's application: what is written to its topics is no record of ours, and nobody works on them."""
+
+WRITES = {
+    "shop.requests": "letters orchestrator client operator intake relay:orders",
+    "shop.replies.inventory": "letters relay:inventory",
+    "shop.replies.payments": "letters relay:payments",
+    "shop.state": "orchestrator",
+    "shop.history": "orchestrator",
+    "shop.quarantine": "letters orchestrator intake",
+    "inventory.commands": "letters orchestrator",
+    "payments.commands": "letters orchestrator",
+    "inventory.dead": "letters service:inventory relay:inventory",
+    "payments.dead": "letters service:payments relay:payments",
+    "orders.dead": "relay:orders",
+}
+READS = {
+    "shop.requests": "orchestrator operator admin",
+    "shop.replies.inventory": "orchestrator operator admin",
+    "shop.replies.payments": "orchestrator operator admin",
+    "shop.state": "orchestrator client operator hook",
+    "shop.history": "client operator",
+    "shop.quarantine": "letters client operator hook",
+    "inventory.commands": "service:inventory",
+    "payments.commands": "service:payments",
+    "inventory.dead": "letters operator",
+    "payments.dead": "letters operator",
+}
+COMMITS = {
+    "shop": "orchestrator admin",
+    "shop~intake": "intake",
+    "shop~hook.x": "hook",
+    "inventory": "service:inventory",
+    "payments": "service:payments",
+}
+IS = {"shop.x": "orchestrator", "shop~intake.x": "intake", "shop~hook.x": "hook"}
+CONFIGURES = {name: "admin" for name in WRITES if name != "orders.dead"}
+MEANT = {
+    (role, verb, P + name)
+    for verb, table in (
+        ("writes", WRITES),
+        ("reads", READS),
+        ("commits for", COMMITS),
+        ("is", IS),
+        ("configures", CONFIGURES),
+    )
+    for name, roles in table.items()
+    for role in roles.split()
+} | {
+    ("intake", "reads", INTAKE_TOPIC),
+    ("hook", "writes", HOOK_TOPIC),
+    ("relay:payments", "writes", EVENTS_TOPIC),
+    ("service:inventory", "reads", EVENTS_TOPIC),
+    *(("letters", "is", f"kompensate-dlq-{P}{box}") for box in ("shop.quarantine", "inventory.dead", "payments.dead")),
+}
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[SecuredKafka, Stack]]:
+    folder = tmp_path_factory.mktemp("guarded")
+    with _reset_if_we_die(folder):
+        kafka, stack = guarded_kafka(folder)
+        yield kafka, stack
+        stack.reset()
+
+
+@pytest.fixture(scope="module")
+def tried(broker: tuple[SecuredKafka, Stack]) -> Ground:
+    """The application that everybody tries everything on."""
+    ground = Ground(*broker, P)
+    ground.open()
+    return ground
+
+
+def roles_of(ground: Ground) -> list[str]:
+    return [*ground.users, NOBODY]
+
+
+def test_everybody_may_do_what_they_need_and_nothing_else(stack: Stack, tried: Ground) -> None:
+    """Every role tries every topic, group and transactional id: no service answers for another, and nobody but the
+    orchestrator writes state, history and commands."""
+    found = tried.matrix(roles_of(tried))
+
+    assert sorted(found - MEANT) == [], "allowed, and not meant"
+    assert sorted(MEANT - found) == [], "meant, and refused"
+    assert {role: done for role in roles_of(tried) if (done := tried.administers(role))} == {
+        "admin": {"makes its topic"}
+    }
+
+
+@pytest.mark.parametrize(
+    ("grant", "consequence"),
+    [
+        (
+            Grant("", f"User:{P}payments-relay", "topic", f"{P}shop.replies.inventory", ("Write",)),
+            {("relay:payments", "writes", f"{P}shop.replies.inventory")},
+        ),
+        (
+            Grant("", f"User:{P}inventory", "topic", f"{P}payments.", ("Read",), "prefixed"),
+            {
+                ("service:inventory", "reads", f"{P}payments.commands"),
+                ("service:inventory", "reads", f"{P}payments.dead"),
+            },
+        ),
+        (
+            Grant("", f"User:{P}shop-client", "transactional-id", f"{P}shop.", ("Write",), "prefixed"),
+            {("client", "is", f"{P}shop.x")},
+        ),
+    ],
+    ids=["another's replies", "a prefix", "a worker's transactions"],
+)
+def test_an_acl_too_wide_is_found(
+    stack: Stack, tried: Ground, grant: Grant, consequence: set[tuple[str, str, str]]
+) -> None:
+    """One ACL more than is rendered, and the matrix has what it allows, and `topics acl --check` names it."""
+    tried.allow(grant)
+
+    try:
+        found = tried.matrix({role for role, _, _ in consequence})
+        further = tried.acls.check(tried.grants).further
+    finally:
+        tried.deny(grant)
+
+    meant = {each for each in MEANT if each[0] in {role for role, _, _ in consequence}}
+    assert found - meant == consequence
+    assert len(further) == 1
+    assert further[0].startswith(grant.principal)
+    assert tried.acls.check(tried.grants).further == ()
+
+
+class Shop:
+    """The application at work, everybody with rights of their own alone, in Kafka and in databases."""
+
+    def __init__(self, ground: Ground, directory: Path, ends: ExitStack) -> None:
+        self.ground, self._directory, self._ends = ground, directory, ends
+
+    def serve(self, participant: Participant, database: Guarded) -> None:
+        name, ground = participant.name, self.ground
+        options = ground.options(f"service:{name}")
+        self._ends.enter_context(Service(participant, database.app, ground.bootstrap, kafka=options))
+        self.relay(name, database)
+
+    def relay(self, name: str, database: Guarded) -> None:
+        options = self.ground.options(f"relay:{name}")
+        settings = RelaySettings(database.relay, self.ground.bootstrap, service=name, kafka=options)
+        self._ends.enter_context(RelayService(settings))
+
+    def work(self) -> None:
+        worker = Worker(app, self.ground.settings("orchestrator", slot="one", slot_directory=self._directory))
+        worker.start()
+        self._ends.callback(worker.stop)
+
+    def command(self, role: str, *words: str) -> list[str]:
+        return [*words, "--bootstrap", self.ground.bootstrap, *_as_options(self.ground.options(role))]
+
+    def run_aside(self, role: str, *words: str) -> None:
+        argv = self.command(role, *words, "--slot", role, "--slot-directory", str(self._directory))
+        log = (self._directory / f"{role}.log").open("wb")
+        self._ends.callback(log.close)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "kompensate.orchestrator.cli", *argv],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=log,
+            stderr=log,
+        )
+        self._ends.callback(child.wait, 30)
+        self._ends.callback(child.terminate)
+
+    def ended(self, client: Client, saga_id: str) -> str:
+        return client.result(saga_id, timeout=DEADLINE_SECONDS).status
+
+
+def _as_options(kafka: dict[str, str]) -> list[str]:
+    return [word for name, value in kafka.items() for word in ("-X", f"{name}={value}")]
+
+
+@pytest.fixture
+def databases(stack: Stack, fresh_database: Callable[[], str]) -> Iterator[dict[str, Guarded]]:
+    with ExitStack() as ends:
+        yield {
+            name: ends.enter_context(guarded_database(fresh_database(), f"{name}_owner", name, f"{name}_relay"))
+            for name in ("inventory", "payments", "orders")
+        }
+
+
+def test_sagas_run_to_their_end_with_the_least_rights(
+    broker: tuple[SecuredKafka, Stack], databases: dict[str, Guarded], tmp_path: Path
+) -> None:
+    """Started by a client, by an outbox row and by a record of another topic, looked at by an operator, told by a hook:
+    each with its own principal and, in databases, its own role. One who forges another's reply is put aside."""
+    ground = Ground(*broker, "")
+    ground.open()
+    with ExitStack() as ends:
+        shop = Shop(ground, tmp_path, ends)
+        shop.serve(guarded_app.inventory, databases["inventory"])
+        shop.serve(guarded_app.payments, databases["payments"])
+        shop.relay("orders", databases["orders"])
+        shop.work()
+        place = ("--app", "tests.fixtures.guarded_app:app", "--app-dir", str(ROOT))
+        shop.run_aside("intake", "intake", *place, "--begin", "earliest")
+        shop.run_aside("hook", "hook", "--app-name", "shop", "--topic", HOOK_TOPIC, "--begin", "earliest")
+        client = ends.enter_context(Client(ground.bootstrap, "shop", kafka=ground.options("client")))
+
+        client.start("checkout", {"order_id": "by-client"}, saga_id="by-client", wait=True)
+        with psycopg.connect(databases["orders"].app) as connection:
+            OutboxClient(app).start(connection, "checkout", {"order_id": "by-row"}, saga_id="by-row")
+        producer = Producer({"bootstrap.servers": ground.bootstrap, **ground.kafka.options(ADMIN)})
+        producer.produce(INTAKE_TOPIC, json.dumps({"order_id": "by-record"}))
+        assert producer.flush(DEADLINE_SECONDS) == 0
+        # What no saga takes, for the hook to tell.
+        client.start("nothing", {}, saga_id="stray")
+
+        for saga_id in ("by-client", "by-row"):
+            assert shop.ended(client, saga_id) == "completed"
+        wait_until("by-record is there", lambda: client.lookup.find("by-record"), DEADLINE_SECONDS)
+        assert shop.ended(client, "by-record") == "completed"
+        # The matrix leaves records of its own there.
+        wait_until(
+            "the hook tells",
+            lambda: any(b'"stray"' in (record.value() or b"") for record in ground.records(HOOK_TOPIC)),
+            DEADLINE_SECONDS,
+        )
+
+        explained = CliRunner().invoke(main, shop.command("operator", "explain", "by-client", "--app-name", "shop"))
+        assert explained.exit_code == 0, explained.output
+        assert TopicAdmin(app, ground.settings("operator")).check() == []
+
+        discard = ["dlq", "discard", "--where", "in=shop.quarantine", "--reason", "a test"]
+        discarded = CliRunner().invoke(main, shop.command("letters", *discard, "--app-name", "shop"))
+        assert discarded.exit_code == 0, discarded.output
+
+        # A client may show a certificate instead of a password: the same principal.
+        mtls = ground.kafka.address(ground.stack, "kafka_mtls")
+        with Client(mtls, "shop", kafka=ground.kafka.certified("shop-client")) as other:
+            assert shop.ended(other, "by-client") == "completed"
+
+        with psycopg.connect(databases["payments"].app) as connection:
+            connection.execute(
+                "INSERT INTO outbox (id, aggregatetype, aggregateid, type, partition, ce_causationid) "
+                "VALUES (gen_random_uuid(), 'shop.replies.inventory', 'by-client', 'inventory.Done', 0, 'forged')"
+            )
+        wait_until("the forged reply is put aside", lambda: ground.records("payments.dead"), DEADLINE_SECONDS)
+        (letter,) = ground.records("payments.dead")
+        assert b"TOPIC_AUTHORIZATION_FAILED" in (dict(letter.headers() or ())["q_reason"] or b"")
+        replies = [dict(record.headers() or ()) for record in ground.records("shop.replies.inventory")]
+        assert replies
+        assert all(headers["ce_causationid"] != b"forged" for headers in replies)
+
+
+def refused(broker: tuple[SecuredKafka, Stack], case: str) -> tuple[str, dict[str, str]]:
+    """Where and how one connects who must not be let in, or must not trust the broker."""
+    kafka, stack = broker
+    good, port = kafka.options(ADMIN), stack.bootstrap.rpartition(":")[2]
+    bare = {"security.protocol": "SSL", "ssl.ca.location": good["ssl.ca.location"]}
+    return {
+        "wrong authority": (stack.bootstrap, {**good, "ssl.ca.location": str(kafka.stranger.path)}),
+        "wrong name": (f"localhost:{port}", {**good, "broker.address.family": "v4"}),
+        "expired": (kafka.address(stack, "kafka_expired"), bare),
+        "wrong password": (stack.bootstrap, {**good, "sasl.password": "guessed"}),
+        "no certificate": (kafka.address(stack, "kafka_mtls"), bare),
+    }[case]
+
+
+CERTIFICATE = "does not name this address, or has expired"
+REFUSALS = {
+    "wrong authority": CERTIFICATE,
+    "wrong name": CERTIFICATE,
+    "expired": CERTIFICATE,
+    "wrong password": "Authentication failed during authentication due to invalid credentials",
+    "no certificate": "certificate required",
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_who_must_not_connect_is_told_why(stack: Stack, broker: tuple[SecuredKafka, Stack], case: str) -> None:
+    """Nobody talks to a broker whose certificate is another's, names another host or is too old, and the error says so
+    instead of that nobody answered: worker and `topics`, clients, participants."""
+    bootstrap, options = refused(broker, case)
+
+    with pytest.raises(NoAnswer, match=REFUSALS[case]):
+        TopicAdmin(app, Settings(bootstrap=bootstrap, kafka=options)).check()
+    with (
+        Client(bootstrap, "shop", kafka=options, timeout=3) as client,
+        pytest.raises(ClientError, match=REFUSALS[case]),
+    ):
+        client.start("checkout", {"order_id": "x"}, saga_id="x")
+    with (
+        Client(bootstrap, "shop", kafka=options, timeout=3) as client,
+        pytest.raises(ClientError, match=REFUSALS[case]),
+    ):
+        client.lookup.find("x")
+    source = KafkaSource(bootstrap, "inventory.commands", "inventory", options)
+    with pytest.raises(Unreachable, match=REFUSALS[case]):
+        source.check("inventory.dead")
+    source.close()
