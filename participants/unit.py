@@ -275,9 +275,7 @@ class _Group:
                 answer = Kept(another)
             case _:
                 answer = self._without_handler(verdict, command)
-        if isinstance(answer, Later):
-            return answer
-        if isinstance(answer, Kept):
+        if not isinstance(answer, Answer):
             return answer
         self.rows.append(replies.address(self.participant, command, answer))
         if self.book[command.id] is None:

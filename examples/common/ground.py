@@ -74,7 +74,7 @@ class Ground:
         self.topics = Topics(parts.application.name, f"{self._name}.")
         self.dsns = {service: stack.postgres_dsn(f"{self._name}_{service}") for service in parts.participants}
         """Connection URI by service."""
-        self.port = _free_port() if parts.front else 0
+        self.port = free_port() if parts.front else 0
         self.environment = {
             "KOMPENSATE_BOOTSTRAP": self.bootstrap,
             "KOMPENSATE_PREFIX": self.topics.prefix,
@@ -228,7 +228,8 @@ def _alone_in(directory: Path) -> Iterator[None]:
         yield
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on now."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]

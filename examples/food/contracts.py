@@ -70,6 +70,11 @@ class Refund:
 
 
 @dataclass(frozen=True, slots=True)
+class Charged:
+    charge: str
+
+
+@dataclass(frozen=True, slots=True)
 class Assign:
     order_id: str
     area: str

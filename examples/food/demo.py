@@ -3,21 +3,27 @@
 .venv/bin/python -m examples.food.demo
 """
 
+import json
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 
 import psycopg
 
 from examples.common import demo
 from examples.common.asking import ask
-from examples.common.ground import Ground, Parts
+from examples.common.ground import Ground, Parts, free_port
 from examples.food import orders, payments, services
 from examples.food.app import app
 from examples.food.contracts import OrderPlaced
+from examples.gateway.gateway import entries
 
 SECONDS_MAX = 120.0
 PLACES = {
@@ -27,19 +33,30 @@ PLACES = {
 }
 
 
+WORDS = ("drop-after", "ok", "500-after", "ok", "busy", "reset", "timeout-after", "ok", "garbage")
+"""What the provider does with the requests that come first, see examples/gateway."""
+OTHERS = ("provider",)
+"""Processes that are not ours to kill."""
+
+
 def parts() -> Parts:
-    """Five services, the relay, a worker, the intake, the front, and the process that makes receipts."""
+    """Five services, the relay, a worker, the intake, the front, the process that makes receipts; and the provider."""
+    port, ledger = free_port(), Path(tempfile.mkdtemp(prefix="kompensate-food-")) / "ledger.jsonl"
     return Parts(
         app,
         "examples.food.app:app",
         PLACES,
         {
             "orders": orders.create,
-            "payments": payments.create,
+            "payments": lambda _: None,  # its books are the provider's
             **{name: partial(services.create, service=name) for name in services.TABLES},
         },
         front="examples.food.web",
-        others={"receipts": ["examples.food.receipts"]},
+        others={
+            "receipts": ("examples.food.receipts",),
+            "provider": ("examples.gateway.gateway", str(port), str(ledger)),
+        },
+        environment={"GATEWAY": f"127.0.0.1:{port}", "LEDGER": str(ledger)},
     )
 
 
@@ -48,7 +65,7 @@ def order(number: int) -> OrderPlaced:
     kind = number % 8
     return OrderPlaced(
         f"o-{number}",
-        "poor tom" if kind == 5 else ("mei", "raj")[number % 2],
+        "tom" if kind == 5 else ("mei", "raj")[number % 2],
         "whale" if kind == 3 else services.MENU[number % 3],
         "moon" if kind == 7 else ("centre", "harbour")[number % 2],
         1_000 + 100 * number,
@@ -57,8 +74,7 @@ def order(number: int) -> OrderPlaced:
 
 def is_delivered(placed: OrderPlaced) -> bool:
     """What must become of it."""
-    cooked = placed.dish in services.MENU and placed.area in services.COURIERS
-    return cooked and payments.BALANCES[placed.customer] > 0
+    return placed.dish in services.MENU and placed.area in services.COURIERS and placed.customer in payments.CARDS
 
 
 def place(ground: Ground, placed: OrderPlaced) -> int:
@@ -92,7 +108,8 @@ def audit(ground: Ground, placed: Sequence[OrderPlaced]) -> list[str]:
     states = dict(rows(ground, "orders", "SELECT order_id, status FROM customer_order"))
     changes = Counter(rows(ground, "orders", "SELECT order_id, status FROM change"))
     receipts = Counter(rows(ground, "orders", "SELECT order_id, cents FROM receipt"))
-    entries = Counter(rows(ground, "payments", "SELECT order_id, cents FROM entry"))
+    commands = dict(rows(ground, "payments", "SELECT ce_causationid, ce_correlationid FROM outbox"))
+    charges = Counter((commands.get(key), cents) for key, cents in ledger(ground))
     cooking = Counter(rows(ground, "restaurant", "SELECT order_id, what FROM cooking"))
     tickets = Counter(rows(ground, "restaurant", "SELECT order_id, dish FROM ticket"))
     rides = Counter(rows(ground, "couriers", "SELECT order_id, courier FROM ride"))
@@ -101,12 +118,12 @@ def audit(ground: Ground, placed: Sequence[OrderPlaced]) -> list[str]:
     for one in placed:
         id_, cents = one.order_id, one.cents
         status = "DELIVERED" if is_delivered(one) else "CANCELLED"
-        cooked, paid = one.dish in services.MENU, one.dish in services.MENU and payments.BALANCES[one.customer] > 0
+        cooked, paid = one.dish in services.MENU, one.dish in services.MENU and one.customer in payments.CARDS
         got: dict[str, object] = {
             "status": (states.get(id_), changes[id_, status], len([c for c in changes if c[0] == id_])),
             "tickets": tickets[id_, one.dish],
             "cooking": (cooking[id_, "accepted"], cooking[id_, "abandoned"]),
-            "charges and refunds": (entries[id_, -cents], entries[id_, cents]),
+            "charges and refunds": (charges[id_, cents], charges[id_, -cents]),
             "rides": sum(count for (whose, _), count in rides.items() if whose == id_),
             "points": points[id_, cents // 100],
             "receipts": receipts[id_, cents],
@@ -124,19 +141,38 @@ def audit(ground: Ground, placed: Sequence[OrderPlaced]) -> list[str]:
         wrong += [
             f"{id_}: {what}: expected {expected[what]}, got {got[what]}" for what in got if got[what] != expected[what]
         ]
-    ((held,),) = rows(ground, "payments", "SELECT sum(cents) FROM account")
-    paid_for = sum(one.cents for one in placed if is_delivered(one))
-    if held + paid_for != sum(payments.BALANCES.values()):
-        wrong.append(
-            f"accounts: expected {sum(payments.BALANCES.values())} cents with what was eaten, got {held + paid_for}"
-        )
+    moved, eaten = sum(cents for _, cents in ledger(ground)), sum(one.cents for one in placed if is_delivered(one))
+    if moved != eaten:
+        wrong.append(f"ledger: expected {eaten} cents, what was eaten, got {moved}")
     return wrong
+
+
+def ledger(ground: Ground) -> list[tuple[str | None, int]]:
+    """What the provider has charged, and paid back: the key and the cents."""
+    return entries(Path(ground.parts.environment["LEDGER"]))
+
+
+def tell_provider(ground: Ground, words: Sequence[str]) -> None:
+    """What becomes of the requests to come, one word each."""
+    address = f"http://{ground.parts.environment['GATEWAY']}/script"
+
+    def told() -> bool:
+        try:
+            with urlopen(Request(address, json.dumps(words).encode())) as answer:
+                return bool(answer.status == 200)
+        except URLError:  # it is just starting
+            return False
+
+    ground.wait_until("the provider to listen", told, SECONDS_MAX)
 
 
 def through_kills(ground: Ground, each: int) -> list[OrderPlaced]:
     """Place `each` orders, kill -9 a process in the midst of them, start it again; so with every process in turn."""
     placed: list[OrderPlaced] = []
+    tell_provider(ground, WORDS)
     for name, child in ground.children.items():
+        if name in OTHERS:
+            continue
         for _ in range(each):
             placed.append(order(len(placed)))
             place(ground, placed[-1])

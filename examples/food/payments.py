@@ -1,44 +1,36 @@
-"""The payments service: customers have paid in before, and orders are charged to that.
+"""The payments service: customers have left their card, and a provider charges it, over HTTP.
 
-    kompensate participant examples.food.payments:payments --dsn postgresql://…/payments
+    GATEWAY=host:port kompensate participant examples.food.payments:payments --dsn postgresql://…/payments
 
-`entry` has a row for each charge and refund, and no constraint that would stop one from being booked twice.
+Both calls are made outside of the database transaction, under the command's id, which the provider takes for its
+idempotency key: a charge whose answer was lost is asked for again, and made once.
 """
 
-from sqlalchemy import Connection, text
+import os
 
-from examples.food.contracts import Charge, Refund
-from kompensate.participants import Participant, Refused
+from examples.food.contracts import Charge, Charged, Refund
+from examples.gateway import client
+from kompensate.participants import OutsideCall, Participant, Refused
 
+CARDS = ("mei", "raj")
+TIMEOUT_SECONDS = 1.0
+BREAKER_SECONDS = 1.0
 payments = Participant("payments")
-BALANCES = {"mei": 100_000, "raj": 100_000, "poor tom": 0}
-TABLES = (
-    "CREATE TABLE account (customer text PRIMARY KEY, cents bigint NOT NULL CHECK (cents >= 0))",
-    "CREATE TABLE entry (order_id text NOT NULL, cents bigint NOT NULL)",
-)
-MOVE = text("UPDATE account SET cents = cents + :cents WHERE customer = :customer AND cents + :cents >= 0")
 
 
-def create(connection: Connection) -> None:
-    """Make the tables, with what customers have paid in. The caller commits."""
-    for table in TABLES:
-        connection.execute(text(table))
-    rows = [{"customer": customer, "cents": cents} for customer, cents in BALANCES.items()]
-    connection.execute(text("INSERT INTO account VALUES (:customer, :cents)"), rows)
+def find(_command: Charge | Refund, call: OutsideCall) -> Charged:
+    """What the provider has under the command's id, where it may not be asked for again."""
+    return Charged(client.find(os.environ["GATEWAY"], call.id, call.timeout))
 
 
-@payments.handles
-def charge(command: Charge, connection: Connection) -> None:
-    _book(connection, command, -command.cents)
+@payments.external(timeout=TIMEOUT_SECONDS, breaker_seconds=BREAKER_SECONDS, reconcile=find)
+def charge(command: Charge, call: OutsideCall) -> Charged:
+    if command.customer not in CARDS:
+        raise Refused("no card", customer=command.customer)
+    return Charged(client.charge(os.environ["GATEWAY"], command.cents, call.id, call.timeout))
 
 
-@payments.handles
-def refund(command: Refund, connection: Connection) -> None:
-    _book(connection, command, command.cents)
-
-
-def _book(connection: Connection, command: Charge | Refund, cents: int) -> None:
-    if connection.execute(MOVE, {"customer": command.customer, "cents": cents}).rowcount == 0:
-        raise Refused("no cover", customer=command.customer)
-    row = {"id": command.order_id, "cents": cents}
-    connection.execute(text("INSERT INTO entry VALUES (:id, :cents)"), row)
+@payments.external(timeout=TIMEOUT_SECONDS, breaker_seconds=BREAKER_SECONDS, reconcile=find)
+def refund(command: Refund, call: OutsideCall) -> Charged:
+    """The provider pays back what it is asked to charge with a minus before it."""
+    return Charged(client.charge(os.environ["GATEWAY"], -command.cents, call.id, call.timeout))

@@ -1,7 +1,7 @@
 """Food delivery: an event starts it, others listen, and every order has one charge, one receipt, points once."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Engine, create_engine
 
 from examples.food import demo, orders, payments, receipts, services
 from examples.food.app import app, delivery
-from examples.food.contracts import OrderPlaced
-from kompensate.orchestrator.testing import MODES, SagaHandle, SagaTest
+from examples.food.contracts import Charge, Charged, OrderPlaced, Refund
+from kompensate.orchestrator.testing import MODES, Answer, SagaHandle, SagaTest, done, refused
 from kompensate.outbox.tables import create_tables
 from tests.fixtures.fix_ground import OpenGround
 from tests.fixtures.handlers import Desk
@@ -21,7 +21,6 @@ from tests.fixtures.waiting import wait_until
 ORDER = OrderPlaced("o-1", "mei", "laksa", "harbour", 1_250)
 HANDLERS: dict[str, tuple[Callable[..., object], ...]] = {
     "orders": (orders.deliver, orders.cancel),
-    "payments": (payments.charge, payments.refund),
     "restaurant": (services.accept, services.abandon),
     "couriers": (services.assign,),
 }
@@ -29,10 +28,11 @@ HANDLERS: dict[str, tuple[Callable[..., object], ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Town:
-    """The saga, and its four services with their own handlers."""
+    """The saga, three services with their own handlers, and payments, whose provider is a list."""
 
     test: SagaTest
     desks: dict[str, Desk]
+    charges: list[int] = field(default_factory=list)
 
     def order(self, placed: OrderPlaced) -> SagaHandle:
         """To its end."""
@@ -42,6 +42,16 @@ class Town:
 
     def rows(self, service: str, query: str) -> list[tuple[Any, ...]]:
         return self.desks[service].rows(query)
+
+    def charge(self, command: Charge) -> Answer:
+        if command.customer not in payments.CARDS:
+            return refused("no card")
+        self.charges.append(command.cents)
+        return done(Charged("ch"))
+
+    def refund(self, command: Refund) -> Answer:
+        self.charges.append(-command.cents)
+        return done(Charged("ch"))
 
     def told(self) -> list[str]:
         return [type_ for (type_,) in self.rows("orders", "SELECT type FROM outbox ORDER BY rowid")]
@@ -59,8 +69,10 @@ def _orders(connection: Connection) -> None:
 def town(request: pytest.FixtureRequest) -> Iterator[Town]:
     """The same town in each mode: the worker killed at every commit, messages doubled, programs replayed."""
     desks = {name: Desk(partial(services.create, service=name)) for name in ("restaurant", "couriers")}
-    desks |= {"orders": Desk(_orders), "payments": Desk(payments.create)}
+    desks |= {"orders": Desk(_orders)}
     found = Town(SagaTest(app, mode=request.param), desks)
+    found.test.on(Charge, found.charge)
+    found.test.on(Refund, found.refund)
     for name, handlers in HANDLERS.items():
         for handler in handlers:
             desks[name].take(found.test, handler)
@@ -74,21 +86,21 @@ def test_it_is_cooked_paid_and_brought(town: Town) -> None:
     town.order(ORDER).assert_completed("bob")
 
     assert town.told() == ["orders.OrderPlaced"] * 4 + ["orders.OrderDelivered"]
-    assert town.rows("payments", "SELECT * FROM entry") == [("o-1", -1_250)]
+    assert town.charges == [1_250]
     assert town.rows("orders", "SELECT order_id FROM receipt_job") == [("o-1",)]
 
 
 @pytest.mark.parametrize(
-    ("number", "reason", "entries"),
-    [(3, "not on the menu", []), (5, "no cover", []), (7, "nobody rides there", [-1_700, 1_700])],
+    ("number", "reason", "charges"),
+    [(3, "not on the menu", []), (5, "no card", []), (7, "nobody rides there", [1_700, -1_700])],
 )
-def test_it_is_undone(town: Town, number: int, reason: str, entries: list[int]) -> None:
+def test_it_is_undone(town: Town, number: int, reason: str, charges: list[int]) -> None:
     """What was charged is paid back, what was cooking is abandoned, and the order is cancelled once."""
     placed = demo.order(number)
     town.order(placed).assert_compensated(reason)
 
     assert town.told()[4:] == ["orders.OrderCancelled"]
-    assert [cents for (cents,) in town.rows("payments", "SELECT cents FROM entry")] == entries
+    assert town.charges == charges
     assert town.rows("orders", "SELECT * FROM change") == [(placed.order_id, "CANCELLED")]
     assert town.rows("orders", "SELECT * FROM receipt_job") == []
 
@@ -167,3 +179,18 @@ def test_through_a_kill_of_every_process(open_ground: OpenGround) -> None:
         f"{spoilt}: points: expected 1, got 2",
         f"{spoilt}: receipts: expected 1, got 0",
     ], "an audit that sees nothing proves nothing"
+
+
+@pytest.mark.slow
+def test_unguarded_it_charges_twice(open_ground: OpenGround) -> None:
+    """The same provider, asked from within the transaction and without a key: the audit sees it."""
+    parts = demo.parts()
+    places = {**parts.participants, "payments": "tests.fixtures.unguarded_payments:payments"}
+    ground = open_ground(replace(parts, participants=places))
+    demo.tell_provider(ground, ["drop-after", "ok"])
+    placed = [demo.order(0)]
+    demo.place(ground, placed[0])
+    wait_until("the order to end", lambda: demo.settled(ground, placed), demo.SECONDS_MAX)
+
+    assert len(demo.ledger(ground)) == 2
+    assert "ledger: expected 1000 cents, what was eaten, got 2000" in demo.audit(ground, placed)
