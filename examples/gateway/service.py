@@ -21,7 +21,7 @@ from kompensate.participants.settings import Settings
 from kompensate.participants.unit import Unit
 from kompensate.schemas.signals import when_told
 
-TIMEOUT_SECONDS = 1.0
+TIMEOUT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)

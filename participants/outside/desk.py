@@ -174,7 +174,7 @@ class Desk:
         for one in begun:
             options = one.handler.external
             assert options is not None
-            begin_by, deadline = since + options.timeout, now + options.timeout
+            begin_by, deadline = since + options.lease, now + options.timeout
             call = _call(one.command, options.timeout, one.progress)
             what = (one.kind, one.number, one.command, one.handler, options, one.payload, call)
             attempt = Try(*what, now, begin_by, deadline)

@@ -114,7 +114,7 @@ class Due:
         """Whether the same key may go out once more: for what is in doubt, only if it surely arrives in the window."""
         if kept.tries >= options.tries or spent >= options.budget:
             return False
-        return not doubt or (kept.called_at or 0.0) + options.window >= self.now + options.timeout
+        return not doubt or (kept.called_at or 0.0) + options.window >= self.now + options.lease
 
     def _read(self, kept: Kept) -> tuple[Command, object]:
         if kept.record is None:

@@ -104,6 +104,8 @@ class Results:
         return kept.owner == self.owner and kept.status == status and number == end.attempt.number
 
     def _next(self, kept: Kept, end: Ended) -> float | None:
+        if isinstance(end.error, NotBegun):
+            return 0.0
         if end.attempt.kind == "ask":
             return next_wait(end.attempt.options, kept.asks, 0.0)
         return next_wait(end.attempt.options, kept.tries, kept.spent + end.seconds)
@@ -115,16 +117,19 @@ class Results:
             return
         wait = wait or 0.0  # no calls left: who takes it up next sees that, and asks
         notes: dict[str, object] = {"reason": reason_of(end)}
-        if end.attempt.kind == "call":
+        if isinstance(end.error, NotBegun):
+            # Nothing went out: it is no try, and tells nothing about the provider.
+            notes |= {"tries": kept.tries - 1} if end.attempt.kind == "call" else {"asks": kept.asks - 1}
+        elif end.attempt.kind == "call":
             notes["spent"] = kept.spent + end.seconds + wait
-            notes["doubt"] = kept.doubt or not isinstance(end.error, (Retry, NotBegun))
+            notes["doubt"] = kept.doubt or not isinstance(end.error, Retry)
         book.rest(kept.command_id, wait, **notes)
         self.waits.append(wait)
 
     def _tell_breakers(self, ended: Sequence[Ended]) -> None:
         breakers = Breakers(self.connection, self.participant.name, self.now)
         by_contract: dict[str, list[Ended]] = {}
-        for end in ended:
+        for end in (end for end in ended if not isinstance(end.error, NotBegun)):
             by_contract.setdefault(end.attempt.command.type, []).append(end)
         for contract, ends in sorted(by_contract.items()):
             told = [(e.attempt.command.id, e.error is None or isinstance(e.error, Refused)) for e in ends]

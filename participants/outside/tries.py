@@ -65,7 +65,7 @@ class Try:
         A process that was paused here would call while another has taken the command over, or past the window.
         """
         if now >= self.begin_by:
-            raise NotBegun(f"expected to begin within {self.options.timeout:g} s of its intent, got there too late")
+            raise NotBegun(f"expected to begin within {self.options.lease:g} s of its intent, got there too late")
         fault("outside.before_call")
         if self.kind == "ask":
             return self.function(self.payload, self.call)

@@ -71,9 +71,9 @@ def test_killed_anywhere(kafka: str, postgres: str, topic_prefix: str, tmp_path:
         try:
             with psycopg.connect(postgres, autocommit=True) as watcher:
                 asked = "SELECT count(*) FROM inbox WHERE state = 'answered'"
-                wait_until("all answers", lambda: watcher.execute(asked).fetchone() == (COUNT,), 60)
+                wait_until("all answers", lambda: watcher.execute(asked).fetchone() == (COUNT,), 150)
                 outcomes = watcher.execute("SELECT ce_causationid, ce_replyoutcome FROM outbox").fetchall()
-                wait_until("all offsets", lambda: topics.committed() == topics.ends(), 60)
+                wait_until("all offsets", lambda: topics.committed() == topics.ends(), 150)
         finally:
             process.send_signal(signal.SIGTERM)
             _, errors = process.communicate(timeout=30)

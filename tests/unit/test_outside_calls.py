@@ -169,6 +169,27 @@ def test_a_process_that_stood_still_after_its_intent_does_not_call(stage: Stage,
     assert stage.replies() == {"c1": ["done"]}
 
 
+def test_a_call_that_was_not_begun_is_no_try(stage: Stage) -> None:
+    """Its process stood still, longer than its lease, and nobody else was there: it is called when it wakes."""
+    process = stage.process(timeout=3, tries=2, breaker_failures=2)
+    pauses = 0
+
+    def pause(point: str) -> None:
+        nonlocal pauses
+        if point == "outside.after_intent" and not pauses:
+            pauses = 1
+            stage.clock.now += 6
+
+    process.send(charge())
+    with observe(pause):
+        process.until(stage.replies)
+
+    assert stage.replies() == {"c1": ["done"]}
+    assert len(stage.provider.calls) == 1
+    assert stage.rows("SELECT tries, doubt FROM idempotency") == [(1, False)]
+    assert stage.rows("SELECT * FROM breaker") == []
+
+
 def carry_out_late(attempt: Try, _now: float) -> object:
     """Begin whatever the time is."""
     return attempt.function(attempt.payload, attempt.call)
