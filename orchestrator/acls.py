@@ -16,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
     ResourceType,
 )
 
-from kompensate.orchestrator.kafka.asking import asking
+from kompensate.orchestrator.kafka.admin import asking
 from kompensate.orchestrator.kafka.options import CALL_SECONDS, Options, admin_options
 from kompensate.orchestrator.rights import Grant
 from kompensate.orchestrator.settings import Settings

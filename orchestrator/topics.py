@@ -26,7 +26,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but
 
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.errors import Fatal
-from kompensate.orchestrator.kafka.asking import asking
+from kompensate.orchestrator.kafka.admin import asking
 from kompensate.orchestrator.kafka.options import AUTHORIZATION, CALL_SECONDS, Options, admin_options, consumer_options
 from kompensate.orchestrator.settings import Settings
 from kompensate.schemas.refusals import Refusals
