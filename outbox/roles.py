@@ -37,13 +37,15 @@ def roles_sql(owner: str, app: str, relay: str, schema: str = "public") -> str:
     texts = {"qualified_text": _text(f"{values['schema']}.{OUTBOX}")} | {
         f"{what}_text": _text(name) for what, name in names.items()
     }
-    checkpoints = f"{OUTBOX}_relay"
+    checkpoints, polled = f"{OUTBOX}_relay", f"{OUTBOX}_polled"
+    texts["polled_text"] = _text(f"{values['schema']}.{polled}")
     return _SQL.format(
         **values,
         **texts,
         outbox=OUTBOX,
         ours=", ".join(map(_text, (*made_tables(), checkpoints))),
         checkpoints=checkpoints,
+        polled=polled,
         publication=PUBLICATION,
         make_checkpoints=MAKE_CHECKPOINTS.format(f"{values['schema']}.{checkpoints}"),
         body=BODY,
@@ -103,7 +105,8 @@ END {body};
 DO {body} DECLARE one regclass; BEGIN
     FOR one IN
         SELECT c.oid::regclass FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-        WHERE nspname = {schema_text} AND relkind IN ('r', 'p') AND relname NOT IN ('{outbox}', '{checkpoints}')
+        WHERE nspname = {schema_text} AND relkind IN ('r', 'p')
+        AND relname NOT IN ('{outbox}', '{checkpoints}', '{polled}')
         AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid AND inhparent = to_regclass({qualified_text}))
     LOOP
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO %I', one, {app_text});
@@ -117,4 +120,13 @@ GRANT INSERT ON {schema}.{outbox} TO {app};
 -- The relay: reads the outbox and keeps its own note.
 GRANT SELECT ON {schema}.{outbox} TO {relay};
 GRANT SELECT, INSERT, UPDATE ON {schema}.{checkpoints} TO {relay};
+
+-- A polling relay's position, where there is one: the service asks it what may be forgotten.
+DO {body} DECLARE one regclass = to_regclass({polled_text}); BEGIN
+    IF one IS NOT NULL THEN
+        EXECUTE format('REVOKE ALL ON %s FROM PUBLIC, %I, %I', one, {app_text}, {relay_text});
+        EXECUTE format('GRANT SELECT ON %s TO %I, %I', one, {app_text}, {relay_text});
+        EXECUTE format('GRANT INSERT, UPDATE ON %s TO %I', one, {relay_text});
+    END IF;
+END {body};
 """

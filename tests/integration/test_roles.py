@@ -154,6 +154,22 @@ def test_roles_may_be_rendered_again_and_take_back_what_was_given(guarded: Guard
     assert not may(guarded.relay, "SELECT * FROM orders")
 
 
+def test_a_polling_relay_keeps_its_position(guarded: Guarded) -> None:
+    """Where its table is there, the relay may note where it stands, and the service may read it."""
+    names = [str(psycopg.conninfo.conninfo_to_dict(dsn)["user"]) for dsn in (guarded.owner, guarded.app, guarded.relay)]
+    with psycopg.connect(guarded.superuser, autocommit=True) as connection:
+        connection.execute("CREATE TABLE outbox_polled (reader text PRIMARY KEY, below text)")
+        connection.execute(roles_sql(*names).encode())
+
+    for statement, roles in (
+        ("SELECT * FROM outbox_polled", "ar"),
+        ("INSERT INTO outbox_polled VALUES ('r', '1')", "r"),
+        ("UPDATE outbox_polled SET below = '2'", "r"),
+        ("DELETE FROM outbox_polled", ""),
+    ):
+        assert [may(guarded.app, statement), may(guarded.relay, statement)] == ["a" in roles, "r" in roles], statement
+
+
 def test_another_database_is_closed_to_them(guarded: Guarded, fresh_database: Callable[[], str]) -> None:
     """A role of one service does not even connect to the database of another."""
     with guarded_database(fresh_database()) as other:
