@@ -5,7 +5,8 @@
     Retry                               not done: again after a while; at the end of the budget, failed
     anything else, or not in time       in doubt: again with the same key while that is allowed, then its query is asked
 
-A definite end is an answer whoever holds the command by now: it is the same key. Only its holder says what is next.
+That it was done is an answer whoever holds the command by now. A no is one of its holder's newest try alone: after an
+older one that said no, a provider which does not remember refusals may have done it. Only its holder says what is next.
 """
 
 from collections.abc import Callable, Sequence
@@ -81,6 +82,8 @@ class Results:
                 return replies.done(self.participant, end.attempt.handler, end.attempt.command, end.result)
             except BadPayload as bad:
                 raise Unwritable(f"it was done, and its result cannot be written: {bad}") from bad
+        if isinstance(error, (Refused, Failed)) and not self._is_current(kept, end):
+            return None
         if isinstance(error, Refused):
             try:
                 return replies.refused(self.participant, error.reason, error.detail)

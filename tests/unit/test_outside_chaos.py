@@ -52,6 +52,11 @@ def test_whatever_happens(stage: Stage) -> None:
         tell(stage, seed)
 
 
+def test_a_no_that_came_late(stage: Stage) -> None:
+    """One is told no and stands still, another calls meanwhile and charges: the no is not answered."""
+    tell(stage, 30_000_193)
+
+
 def _judging(wrong: Verdict, right: Verdict) -> AbstractContextManager[Any]:
     def judge(command: Command, own: Entry | None, forward: Entry | None, now_ms: int) -> Verdict:
         found = barrier.judge(command, own, forward, now_ms)
