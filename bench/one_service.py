@@ -21,8 +21,9 @@ from kompensate.participants import Participant
 from kompensate.participants.database import connect
 from kompensate.participants.kafka import KafkaSource
 from kompensate.participants.main import Service
+from kompensate.participants.orders import Bury, Order, Result, Settled
 from kompensate.participants.runner import Runner
-from kompensate.participants.unit import Bury, Order, Result, Settled, Unit
+from kompensate.participants.unit import Unit
 
 _SQL = "UPDATE booked SET amount = amount + {}, commands = commands + 1 WHERE id = {}"
 _BOOKED = table("booked", column("id"), column("amount"), column("commands"))

@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import TypeAlias
 
+from kompensate.participants.orders import Bury, Kept, Later, Order, Result, Settled
 from kompensate.participants.outside.desk import Desk
 from kompensate.participants.ports import DeadLetter, Grave, Place, Record, Source, Unburied
 from kompensate.participants.reading import read, read_event
 from kompensate.participants.settings import Settings
-from kompensate.participants.unit import Bury, Kept, Later, Order, Result, Settled, Undone, Unreachable
+from kompensate.participants.unit import Undone, Unreachable
 from kompensate.schemas.faults import fault
 from kompensate.schemas.messages import Command
 

@@ -3,7 +3,7 @@
 import logging
 
 import click
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from kompensate.orchestrator.cli.exits import UNREACHABLE, leave
 from kompensate.orchestrator.cli.options import dsn_given, kafka_options, load_object
@@ -54,6 +54,12 @@ def participant(
         serve(found, dsn, bootstrap, prefix=prefix, kafka=kafka, settings=settings, create=create_tables)
     except Unreachable as error:
         leave(UNREACHABLE, f"Error: {error}")
+    except DBAPIError as error:
+        # The driver's words alone: SQLAlchemy adds the statement and an address for people who write it.
+        words = " ".join(str(error.orig).split())
+        raise click.ClickException(
+            f"database of {found.name}: expected it to answer and serve, got: {words}"
+        ) from error
     except MissingTables as error:
         raise click.ClickException(f"{error}; or start this once with --create-tables") from error
     except (CannotStart, KafkaStopped, SQLAlchemyError, ValueError) as error:

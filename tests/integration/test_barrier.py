@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from kompensate.participants.database import connect
-from kompensate.participants.unit import Later, Undone
+from kompensate.participants.orders import Later
+from kompensate.participants.unit import Undone
 from tests.fixtures import barrier
 from tests.fixtures.participants import World
 

@@ -14,8 +14,9 @@ from examples.checkout.contracts import Charge, Confirm, Order, Refund, Release,
 from examples.checkout.databases import Databases, create
 from examples.checkout.reading import Seen
 from kompensate.participants.database import connect
-from kompensate.participants.unit import Order as UnitOrder
-from kompensate.participants.unit import Settled, Unit
+from kompensate.participants.orders import Order as UnitOrder
+from kompensate.participants.orders import Settled
+from kompensate.participants.unit import Unit
 from kompensate.schemas.messages import Command
 from kompensate.schemas.payloads import encode
 

@@ -17,10 +17,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from kompensate.outbox import inbox
 from kompensate.outbox.tables import MissingTables, check_tables, create_tables, ensure_partitions
 from kompensate.outbox.writer import request_row, write
-from kompensate.participants import Call, Participant, Refused
-from kompensate.participants import unit as unit_module
+from kompensate.participants import Call, Participant, Refused, group, unit
 from kompensate.participants.database import connect
-from kompensate.participants.unit import Order, Undone, Unit, Unreachable
+from kompensate.participants.orders import Order
+from kompensate.participants.unit import Undone, Unit, Unreachable
 from kompensate.schemas.messages import Command, Request
 from kompensate.schemas.payloads import encode
 from tests.fixtures.participants import (
@@ -172,7 +172,7 @@ def test_a_lost_connection_undoes_the_group(world: World, monkeypatch: pytest.Mo
                 other.execute(f"SELECT pg_terminate_backend(pid, 10000) {others}")
 
     with monkeypatch.context() as patch:
-        patch.setattr(unit_module, "fault", terminate)
+        patch.setattr(group, "fault", terminate)
         with pytest.raises(Undone):
             world.handle(forward("a"), forward("b"))
 
@@ -190,7 +190,7 @@ def test_a_commit_whose_answer_is_lost_is_found_again(postgres: str, monkeypatch
                 proxy.cut_next_answer()
 
         with monkeypatch.context() as patch:
-            patch.setattr(unit_module, "fault", cut)
+            patch.setattr(unit, "fault", cut)
             with pytest.raises(Undone) as caught:
                 world.handle(forward("a"))
         assert not caught.value.contended

@@ -66,6 +66,7 @@ class Reaper:
         self._mortals: dict[str, Child | Server] = {
             name: (shop.children | servers)[name] for name in names or shop.children
         }
+        self._servers_die = any(name in servers for name in self._mortals)
         self._random = random.Random(seed)
         self._ends_at = ends_at
         self._progress = progress
@@ -74,8 +75,14 @@ class Reaper:
 
     def tick(self) -> None:
         now = time.monotonic()
-        for name, until in list(self._down.items()):
-            if now >= until:
+        for name, child in self._mortals.items():
+            # A participant ends where its database dies while it starts: a supervisor would start it again.
+            if isinstance(child, Child) and self._servers_die and child.ended() is not None:
+                self._progress.say(f"{name} ended while it started")
+                self._down[name] = now
+        for name in sorted(self._down, key=lambda name: name not in SERVERS):
+            waits = name not in SERVERS and any(server in self._down for server in SERVERS)
+            if now >= self._down[name] and not waits:
                 self._mortals[name].start()
                 del self._down[name]
         if now >= self._next and now < self._ends_at:

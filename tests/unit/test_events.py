@@ -15,10 +15,10 @@ from sqlalchemy.orm import Session
 from kompensate.outbox.events import EventTopic
 from kompensate.outbox.tables import create_tables
 from kompensate.participants.database import connect
+from kompensate.participants.orders import Later, Settled
 from kompensate.participants.participant import BadHandler, Participant
 from kompensate.participants.ports import Place, Record
 from kompensate.participants.reading import read_event
-from kompensate.participants.unit import Later, Settled
 from kompensate.schemas.payloads import BadPayload
 from kompensate.schemas.topics import partition_of
 from tests.fixtures import subscribers

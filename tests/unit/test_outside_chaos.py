@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from kompensate.outbox.inbox import Entry
-from kompensate.participants import Failed, barrier, unit
+from kompensate.participants import Failed, barrier, group
 from kompensate.participants.barrier import Verdict
 from kompensate.participants.database import connect
 from kompensate.participants.outside.book import Book
@@ -62,7 +62,7 @@ def _judging(wrong: Verdict, right: Verdict) -> AbstractContextManager[Any]:
         found = barrier.judge(command, own, forward, now_ms)
         return wrong if found is right else found
 
-    return patch.object(unit, "judge", judge)
+    return patch.object(group, "judge", judge)
 
 
 def _keys_of_the_moment() -> AbstractContextManager[Any]:

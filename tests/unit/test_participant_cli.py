@@ -116,6 +116,16 @@ def test_what_stands_in_the_way_is_one_line(
     assert result.output == "Error: Kafka at b:9092: expected this, got that\n"
 
 
+def test_a_database_that_is_away_is_one_line(app_dir: str) -> None:
+    """The driver's words, without SQLAlchemy's around them."""
+    arguments = ["shop_of_test:stock", "--app-dir", app_dir, "--dsn", "postgresql://127.0.0.1:1/stock"]
+    result = CliRunner().invoke(participant, arguments)
+
+    assert result.exit_code == 1
+    assert re.fullmatch(r"Error: database of stock: expected it to answer and serve, got: .*refused.*\n", result.output)
+    assert "sqlalche.me" not in result.output
+
+
 def test_missing_tables_can_be_made(app_dir: str, tmp_path: Path) -> None:
     """Where the tables are missing, the option that makes them is named."""
     arguments = ["shop_of_test:stock", "--app-dir", app_dir, "--dsn", f"sqlite:///{tmp_path}/empty.db"]

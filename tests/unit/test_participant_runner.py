@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from kompensate.participants.database import connect
+from kompensate.participants.orders import Bury, Later, Order, Result, Settled
 from kompensate.participants.ports import Place, Record
 from kompensate.participants.runner import Runner
 from kompensate.participants.settings import Settings
-from kompensate.participants.unit import Bury, Later, Order, Result, Settled, Undone, Unreachable
+from kompensate.participants.unit import Undone, Unreachable
 from tests.fixtures.loop_fakes import P0, FakeGrave, FakeSource, record
 from tests.fixtures.participants import World, compensation, forward
 

@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import Connection
 
 from kompensate.participants.database import connect
+from kompensate.participants.orders import Kept, Later, Settled
 from kompensate.participants.outcome import Refused
 from kompensate.participants.participant import Participant
-from kompensate.participants.unit import Kept, Later, Settled, Undone, Unit
+from kompensate.participants.unit import Undone, Unit
 from tests.fixtures.participants import (
     How,
     World,

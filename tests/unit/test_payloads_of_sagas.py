@@ -20,7 +20,8 @@ from kompensate.outbox.client import OutboxClient
 from kompensate.outbox.tables import create_tables
 from kompensate.participants import Participant, Refused
 from kompensate.participants.database import connect
-from kompensate.participants.unit import Later, Order, Result, Settled, Unit
+from kompensate.participants.orders import Later, Order, Result, Settled
+from kompensate.participants.unit import Unit
 from kompensate.schemas.claim_check import ClaimCheck
 from kompensate.schemas.compression import Zlib
 from kompensate.schemas.encryption import AesGcm

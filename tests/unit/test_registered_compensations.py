@@ -12,7 +12,8 @@ from kompensate.orchestrator.reading.stored import stored
 from kompensate.outbox.tables import create_tables
 from kompensate.participants import Participant, Refused
 from kompensate.participants.database import connect
-from kompensate.participants.unit import Order, Settled, Unit
+from kompensate.participants.orders import Order, Settled
+from kompensate.participants.unit import Unit
 from kompensate.schemas.messages import Command, Reply
 from tests.fixtures.partitions import IDS, PARTITIONS, TOPICS, Shop
 
