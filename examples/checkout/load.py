@@ -53,8 +53,8 @@ class Load:
         while not self._all_sent or self.under_way:
             self._feed()
             self.reader.read(READ_SECONDS)
-            self._shop.check()
             tick()
+            self._shop.check()
             if self.ended != ended:
                 ended, since = self.ended, time.monotonic()
             elif time.monotonic() - since > STALL_SECONDS:
