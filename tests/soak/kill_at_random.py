@@ -75,11 +75,7 @@ class Reaper:
 
     def tick(self) -> None:
         now = time.monotonic()
-        for name, child in self._mortals.items():
-            # A participant ends where its database dies while it starts: a supervisor would start it again.
-            if isinstance(child, Child) and self._servers_die and child.ended() is not None:
-                self._progress.say(f"{name} ended while it started")
-                self._down[name] = now
+        # Servers first: a participant whose database is away ends when it starts.
         for name in sorted(self._down, key=lambda name: name not in SERVERS):
             waits = name not in SERVERS and any(server in self._down for server in SERVERS)
             if now >= self._down[name] and not waits:
@@ -93,6 +89,11 @@ class Reaper:
                 self._down[name] = now + down
                 self.killed[name] += 1
                 self._progress.say(f"{name} killed with -9, for {down:.1f} s")
+        for name, child in self._mortals.items():
+            # A participant ends where its database dies while it starts: a supervisor would start it again.
+            if isinstance(child, Child) and self._servers_die and child.ended() is not None:
+                self._progress.say(f"{name} ended while it started")
+                self._down[name] = now
 
 
 def rounds() -> Iterator[Order]:
