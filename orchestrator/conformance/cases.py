@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from kompensate.orchestrator.conformance.talk import Talk, header
+from kompensate.orchestrator.conformance.talk import HOUR_MS, Talk, header
 from kompensate.orchestrator.ports import OutRecord, Record
 from kompensate.schemas.messages import NOT_TRACED, Command
 
-HOUR_MS = 3_600_000
 GARBAGE = b'\x00\xff{"'
 RACES = 8
 """Sagas that a race is run with: one alone would seldom meet."""
@@ -77,10 +76,13 @@ def _duplicate(talk: Talk) -> None:
 
 @_case("concurrent-duplicates")
 def _concurrent_duplicates(talk: Talk) -> None:
-    """A command that lies in every partition at once takes effect once, and each delivery is answered."""
+    """A command that lies in every partition at once takes effect once; it is answered, and alike if more than once."""
     commands = [talk.command(saga=number) for number in range(RACES)]
     places = range(talk.wire.command_partitions)
     talk.send_records([(one, talk.record(one, partition=place)) for one in commands for place in places])
+    for command in commands:
+        talk.answers(command)
+    talk.pass_by(range(RACES), places)
     for number, command in enumerate(commands):
         talk.expect_outcome(command, "done")
         talk.expect_alike(command)
@@ -107,11 +109,12 @@ def _compensation(talk: Talk) -> None:
 
 @_case("retried-compensation", "compensation")
 def _retried_compensation(talk: Talk) -> None:
-    """A compensation that comes again is answered again, and takes effect no second time."""
+    """A compensation that comes again is answered again, and takes effect no second time, nor twice at once."""
     command = talk.command()
     undo = talk.command("compensation", of=command)
     talk.send(command, undo, undo)
     talk.expect_outcome(undo, "done")
+    talk.pass_by([0], [talk.home(command.saga_id)])
     talk.send(undo)
     talk.expect_outcome(undo, "done")
     talk.expect_alike(undo)
@@ -124,6 +127,7 @@ def _duplicate_after_compensation(talk: Talk) -> None:
     command = talk.command()
     undo = talk.command("compensation", of=command)
     talk.send(command, undo)
+    talk.expect_outcome(command, "done")
     talk.expect_outcome(undo, "done")
     talk.send(command)
     talk.expect_outcome(command, "done")

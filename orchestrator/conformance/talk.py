@@ -19,6 +19,7 @@ from kompensate.schemas.topics import Topics, partition_of
 
 APP = "conform"
 """The application that the kit says it is: replies come to its topics."""
+HOUR_MS = 3_600_000
 
 
 class Wire(Protocol):
@@ -61,7 +62,7 @@ class Talk:
     patience: float
     findings: list[Finding] = field(default_factory=list)
     heard: list[tuple[Record, Command | None]] = field(default_factory=list)
-    _due: Counter[str] = field(default_factory=Counter)
+    _due: dict[str, int] = field(default_factory=dict)
     _sent: dict[str, Command] = field(default_factory=dict)
     _answers: dict[str, dict[str, Record]] = field(default_factory=dict)
     _letters: dict[bytes, list[Record]] = field(default_factory=dict)
@@ -113,15 +114,33 @@ class Talk:
         return partition_of(saga_id, self.wire.command_partitions)
 
     def send(self, *commands: Command, headers: HeaderList = ()) -> None:
-        """Send commands at once, in this order; each is owed an answer."""
+        """Send commands at once, in this order, as `send_records` does."""
         self.send_records([(command, self.record(command, headers)) for command in commands])
 
     def send_records(self, records: Sequence[tuple[Command, OutRecord]]) -> None:
-        """Send these records at once; each is owed an answer to its command."""
+        """Send these records at once.
+
+        A delivery of a command that was heard to be answered is owed an answer of its own. Those before share one, if
+        their service likes: a duplicate of a command whose outside call is out is answered by that call's end.
+        """
         for command, _ in records:
-            self._due[command.id] += 1
             self._sent[command.id] = command
+            self._due.setdefault(command.id, 1)
+        for id_, count in Counter(command.id for command, _ in records if self.heard_of(command)).items():
+            self._due[id_] = len(self._answers[id_]) + count
         self.wire.send([record for _, record in records])
+
+    def pass_by(self, sagas: Sequence[int], places: Sequence[int]) -> None:
+        """Wait until all that was sent of `sagas` in the partitions `places` was taken in. Raises Silence.
+
+        What shows it is a command behind it, of the same key, that has expired: it has no effect, and its answer comes
+        after theirs. Those whose outside call is out have none yet.
+        """
+        past = time.time_ns() // 10**6 - HOUR_MS
+        behind = [(self.command(saga=saga, expires_at=past), place) for saga in sagas for place in places]
+        self.send_records([(one, self.record(one, partition=place)) for one, place in behind])
+        for one, _ in behind:
+            self.expect_outcome(one, "expired")
 
     def send_aborted(self, command: Command) -> None:
         """Send a command in a transaction that is aborted; no answer is owed."""
@@ -195,7 +214,7 @@ class Talk:
                 sent = self._sent[id_]
                 self.differ(
                     f"answers to {sent.type} ({sent.phase}, {id_})",
-                    f"{count}, a row of its own for each delivery",
+                    f"{count}, one to each delivery after the first answer",
                     f"{got} in {self.patience:g} s",
                 )
         raise Silence
@@ -212,7 +231,7 @@ class Talk:
         self.findings.append(Finding(what, expected, got))
 
     def expect_outcome(self, command: Command, expected: str) -> None:
-        """Each delivery was answered, and so. Raises Silence."""
+        """All answers that are owed have come, and say so. Raises Silence."""
         got = ", ".join(sorted(self.outcomes(command)))
         self.expect(f"outcome of {command.type} ({command.phase})", expected, got)
 

@@ -17,6 +17,7 @@ from kompensate.orchestrator.conformance.cases import CASES
 from kompensate.orchestrator.conformance.subject import BadSubject, CannotCount, Sample, Subject, read
 from kompensate.participants.database import connect
 from tests.fixtures.conforming import BROKEN, SAMPLES, Broken, MemoryWire, Stuttering, failed, in_memory
+from tests.fixtures.conforming_outside import OUTSIDE_TOO, OutsideWire, OutsideWorld
 from tests.fixtures.participants import World
 
 DONE = '{"done": {"type": "stock.Take", "payload": {"how": "done"}}}'
@@ -35,6 +36,24 @@ def test_a_participant_that_keeps_to_all_rules_passes(tmp_path: Path) -> None:
 def test_more_answers_than_deliveries_are_no_fault(tmp_path: Path) -> None:
     """At least once, from Kafka to the handler and from the outbox to Kafka, is what everybody may rely on."""
     assert failed(in_memory(tmp_path, wire=Stuttering)) == set()
+
+
+@pytest.mark.slow
+def test_a_participant_that_calls_outside_passes(tmp_path: Path) -> None:
+    """Deliveries of a command whose call is out may share its answer."""
+    results = in_memory(tmp_path, wire=OutsideWire, made=OutsideWorld)
+
+    assert failed(results) == set(), results
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", OUTSIDE_TOO, ids=lambda broken: str(broken.rule))
+def test_outside_calls_are_not_let_off(tmp_path: Path, broken: Broken) -> None:
+    """Those that may share an answer owe one all the same, have one effect, and are answered again afterwards."""
+    with broken.leave_out():
+        results = in_memory(tmp_path, wire=OutsideWire, made=OutsideWorld)
+
+    assert broken.seen <= failed(results)
 
 
 @pytest.mark.slow
