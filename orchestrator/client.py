@@ -30,6 +30,7 @@ from kompensate.orchestrator.reading.status import SagaView, view
 from kompensate.orchestrator.reading.stored import Stored
 from kompensate.schemas.formats import PayloadFormat, payloads_of
 from kompensate.schemas.messages import Request
+from kompensate.schemas.refusals import check_bootstrap
 from kompensate.schemas.topics import Topics, check_name, check_saga_id
 
 __all__ = ["Client", "Start"]
@@ -58,7 +59,7 @@ class Client:
         payloads: PayloadFormat | None = None,
     ) -> None:
         self.topics = Topics(check_name("application", app), prefix)
-        self._bootstrap = bootstrap
+        self._bootstrap = check_bootstrap(bootstrap)
         self._kafka = dict(kafka or {})
         self._timeout = timeout
         self._payloads = payloads_of(payloads, app)

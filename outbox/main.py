@@ -33,6 +33,7 @@ from kompensate.outbox.replication import Slot, refusal_of
 from kompensate.outbox.setup import Finding, finding, needed
 from kompensate.outbox.tables import OUTBOX, PUBLICATION
 from kompensate.schemas.health import HealthEndpoint
+from kompensate.schemas.refusals import check_bootstrap
 from kompensate.schemas.signals import when_told
 from kompensate.schemas.topics import dead_topic
 
@@ -92,7 +93,8 @@ class RelayService:
     """
 
     def __init__(self, settings: RelaySettings, *, resync: bool = False) -> None:
-        """Raises ValueError for a `dsn` that is none."""
+        """Raises ValueError for a `dsn` or a `bootstrap` that is none."""
+        check_bootstrap(settings.bootstrap)
         self.settings = settings
         self.state: State = "connecting"
         self.failure: BaseException | None = None

@@ -5,6 +5,7 @@ tool. Whoever carries rows to Kafka, our relay or Debezium, makes a record's hea
 """
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from importlib.resources import files
 
@@ -137,9 +138,18 @@ def _add_partition(connection: Connection, name: str, day: date) -> bool:
     return True
 
 
-def made_tables() -> list[str]:
-    """Names of the tables that `schema.sql` makes; the outbox's later partitions are not among them."""
-    return re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", _read("schema.sql"))
+def made_tables(script: str = "schema.sql") -> list[str]:
+    """Names of the tables that `script` makes; the outbox's later partitions are not among them."""
+    return re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", _read(script))
+
+
+def include_name(name: str | None, type_: str, _parent_names: Mapping[str, str | None]) -> bool:
+    """Alembic's `include_name` for `--autogenerate`: all but our tables, which are in no metadata of the service's.
+
+    What begins with `outbox_` counts as ours: the outbox's days, and where its relay stands.
+    """
+    ours = {*made_tables(), *made_tables("schema_sqlite.sql")}
+    return type_ != "table" or name is None or (name not in ours and not name.startswith(f"{OUTBOX}_"))
 
 
 def _read(name: str) -> str:

@@ -22,6 +22,7 @@ from kompensate.participants.participant import Participant
 from kompensate.participants.runner import Runner
 from kompensate.participants.settings import Settings
 from kompensate.participants.unit import Unit
+from kompensate.schemas.refusals import check_bootstrap
 from kompensate.schemas.signals import when_told
 from kompensate.schemas.topics import commands_topic, dead_topic, participant_group
 
@@ -49,7 +50,7 @@ class Service:
         self._participant = participant
         self._own_engine = isinstance(database, str)
         self._engine = connect(database, participant.name) if isinstance(database, str) else adopt(database)
-        self._bootstrap = bootstrap
+        self._bootstrap = check_bootstrap(bootstrap)
         self._prefix = prefix
         self._kafka = dict(kafka or {})
         self._settings = settings or Settings()

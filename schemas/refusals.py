@@ -1,6 +1,7 @@
 """Why brokers would not talk to a client: librdkafka tells it by a callback, and hides it from the call that times out.
 
 A `Refusals` is a client's `error_cb`; whoever reports that Kafka did not answer appends what it has heard.
+`check_bootstrap` refuses what is no address before there is a client.
 """
 
 from typing import Protocol
@@ -9,6 +10,13 @@ CERTIFICATE = (
     "the broker's certificate is not of the authority in ssl.ca.location, does not name this address, or has expired"
 )
 UNANSWERED = "is it running, and is that its address?"
+
+
+def check_bootstrap(bootstrap: str) -> str:
+    """Return `bootstrap`, or raise ValueError: without an address librdkafka waits for brokers that nobody named."""
+    if not isinstance(bootstrap, str) or not bootstrap.strip():
+        raise ValueError(f"bootstrap: expected Kafka's addresses, 'host:9092' or several by commas, got {bootstrap!r}")
+    return bootstrap
 
 
 class Error(Protocol):

@@ -22,6 +22,7 @@ READER_GROUP = "kompensate-reader"
 
 def check_saga_id(saga_id: str) -> str:
     """Return `saga_id`, or raise ValueError naming what an id may be."""
+    _check_text("saga id", saga_id)
     if not SAGA_ID.match(saga_id):
         raise ValueError(
             f"saga id: expected 1 to 200 of the characters A-Z a-z 0-9 . _ : - not beginning with '__', got {saga_id!r}"
@@ -31,11 +32,17 @@ def check_saga_id(saga_id: str) -> str:
 
 def check_name(what: str, name: str) -> str:
     """Return `name`, or raise ValueError: names of applications, services, sagas and steps."""
+    _check_text(what, name)
     if not NAME.match(name):
         raise ValueError(
             f"{what}: expected 1 to 100 of A-Z a-z 0-9 . _ - beginning with a letter or digit, got {name!r}"
         )
     return name
+
+
+def _check_text(what: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{what}: expected a text, got {type(value).__name__}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from click.core import ParameterSource
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.outbox.naming import check_dsn
 from kompensate.schemas.formats import SagaPayloads, payloads_of
+from kompensate.schemas.refusals import check_bootstrap
 from kompensate.schemas.topics import Topics, check_name
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -73,6 +74,7 @@ def kafka_options(command: Command) -> Command:
             default=DEFAULT_BOOTSTRAP,
             show_default=True,
             envvar="KOMPENSATE_BOOTSTRAP",
+            callback=bootstrap_given,
             help="Kafka's bootstrap servers. Env KOMPENSATE_BOOTSTRAP.",
         ),
     ):
@@ -88,6 +90,14 @@ def dsn_given(_: click.Context, __: click.Parameter, value: T) -> T:
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     return value
+
+
+def bootstrap_given(_: click.Context, __: click.Parameter, value: str) -> str:
+    """A callback for --bootstrap. Raises click.BadParameter for no address."""
+    try:
+        return check_bootstrap(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 _app_dir = click.option("--app-dir", default=".", show_default=True, help="Where MODULE is looked for first.")

@@ -232,6 +232,17 @@ def test_a_compensation_waits_for_the_outcome(stage: Stage, kind: type[Refund] |
         assert stage.rows("SELECT kind FROM effect") == [("tidy",)]
 
 
+def test_a_refund_knows_the_key_of_its_charge(stage: Stage) -> None:
+    """`compensates` is what was charged under; its own key is another."""
+    process = stage.process()
+    process.send(charge(), undo(kind=Refund))
+    process.until(lambda: len(stage.replies()) == 2)
+
+    charged, refunded = stage.provider.sent
+    assert (charged.id, charged.compensates) == ("c1", None)
+    assert (refunded.id, refunded.compensates) == ("undo-c1", charged.id)
+
+
 def test_a_compensation_of_a_refused_charge_does_nothing(stage: Stage) -> None:
     """The outcome was no: nothing to undo."""
     stage.provider.script = ["reset", "decline"]

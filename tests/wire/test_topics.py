@@ -53,6 +53,16 @@ def test_ids_that_may_not_be(id_: str) -> None:
     assert repr(id_) in str(raised.value)
 
 
+@pytest.mark.parametrize("value", [None, 7, b"o-1", Topics("shop")])
+def test_what_is_no_text_is_no_id_and_no_name(value: object) -> None:
+    """Arguments that were swapped: the error names what came, and quotes none of it."""
+    got = f"got {type(value).__name__}$"
+    with pytest.raises(ValueError, match=f"^saga id: expected a text, {got}"):
+        check_saga_id(value)  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(ValueError, match=f"^saga: expected a text, {got}"):
+        check_name("saga", value)  # type: ignore[arg-type]  # the mistake under test
+
+
 @pytest.mark.parametrize("name", ["", "-a", ".a", "a/b", "a b", "x" * 101, "a\n"])
 def test_names_that_may_not_be(name: str) -> None:
     """Names become parts of topics' names."""
