@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kompensate.orchestrator.definitions.application import Application
+from kompensate.orchestrator.services import ParticipantLike
 from kompensate.schemas.letters import TRANSACTIONAL_ID
 from kompensate.schemas.topics import READER_GROUP, Topics, check_name, participant_group
 
@@ -21,6 +22,7 @@ Pattern = Literal["literal", "prefixed"]
 
 APPLICATION_ROLES = ("orchestrator", "client", "operator", "letters", "intake", "hook", "admin")
 SERVICE_ROLES = ("service", "relay")
+_MAKE = ("Create", "DescribeConfigs", "AlterConfigs")
 _PRINCIPAL = re.compile(r"[A-Za-z]+:[^\x00-\x1f]+\Z")
 
 
@@ -46,8 +48,7 @@ def rights(
     *,
     principals: Mapping[str, str] | None = None,
     starting: Sequence[str] = (),
-    publishing: Sequence[tuple[str, str]] = (),
-    subscribing: Sequence[tuple[str, str]] = (),
+    participants: Sequence[ParticipantLike] = (),
     hook_topic: str | None = None,
 ) -> list[Grant]:
     """What every role of `application` needs, and no more.
@@ -55,13 +56,13 @@ def rights(
     Roles are `orchestrator`, `client`, `operator`, `letters`, `intake`, `hook`, `admin`, and for each service
     `service:NAME` and `relay:NAME`. `principals` names theirs; others are `User:<prefix><app>-<role>`,
     `User:<prefix><service>` and `User:<prefix><service>-relay`. `starting` are services, the application's or not,
-    whose outbox also starts, signals or cancels sagas; `publishing` and `subscribing` are (service, topic) of domain
-    events, which the application's definition does not know. `hook_topic` is what `kompensate hook --topic` writes to.
-    Raises BadRight.
+    whose outbox also starts, signals or cancels sagas; `participants` are services, the application's or not, with the
+    domain events that they publish and subscribe to, which its definition does not know: as for `topics.plan`.
+    `hook_topic` is what `kompensate hook --topic` writes to. Raises BadRight.
     """
-    named = (*starting, *(service for service, _ in (*publishing, *subscribing)))
+    named = (*starting, *(participant.name for participant in participants))
     services = tuple(dict.fromkeys((*application.services, *named)))
-    for name in named:
+    for name in starting:
         try:
             check_name("service", name)
         except ValueError as error:
@@ -85,9 +86,12 @@ def rights(
     ]
     for service in services:
         found += _service(names, service, calls=service in application.services, starts=service in starting)
-    found += _events(names, publishing, subscribing, application.services)
+    for participant in participants:
+        found += _participant(names, participant, calls=participant.name in application.services)
+    order = list(known)
     return [
-        Grant(role, known[role], kind, name, operations, pattern) for role, kind, name, operations, pattern in found
+        Grant(role, known[role], kind, name, operations, pattern)
+        for role, kind, name, operations, pattern in sorted(dict.fromkeys(found), key=lambda need: order.index(need[0]))
     ]
 
 
@@ -151,22 +155,32 @@ def _service(names: Topics, service: str, *, calls: bool, starts: bool) -> Itera
     yield _topic(relay, names.dead(service), "Write")
 
 
-def _events(
-    names: Topics,
-    publishing: Sequence[tuple[str, str]],
-    subscribing: Sequence[tuple[str, str]],
-    called: Sequence[str],
-) -> Iterator[Need]:
-    """Domain events: the relay writes them, a participant asks at its start whether their topic is there."""
-    for service, topic in publishing:
-        yield _topic(f"relay:{service}", topic, "Write")
-        yield _topic(f"service:{service}", topic, "Describe")
-    for service, topic in subscribing:
-        yield _topic(f"service:{service}", topic, "Read")
-    for service in dict.fromkeys(service for service, _ in subscribing):
-        if service not in called:  # else it has both for the sake of its commands
-            yield _topic(f"service:{service}", names.dead(service), "Write")
-            yield f"service:{service}", "group", participant_group(service, names.prefix), ("Read",), "literal"
+def _participant(names: Topics, participant: ParticipantLike, *, calls: bool) -> Iterator[Need]:
+    """Its domain events, and what `_service`, `_letters` and `_admin` give to one that sagas call (`calls`)."""
+    name = participant.name
+    commands, dead = names.commands(name), names.dead(name)
+    for topic in participant.publishes:
+        yield _topic(f"relay:{name}", topic.name, "Write")
+        yield _topic(f"service:{name}", topic.name, "Describe")  # it asks at its start whether it is there
+        yield _topic("operator", topic.name, "Describe", "DescribeConfigs")
+        yield _topic("admin", topic.name, *_MAKE, "Describe")
+    for subscribed in participant.subscribes:
+        yield _topic(f"service:{name}", subscribed, "Read")
+    for back in dict.fromkeys((*(topic.name for topic in participant.publishes), *participant.subscribes)):
+        yield _topic("letters", back, "Write")
+    if calls:
+        return
+    if participant.contracts:
+        yield _topic(f"service:{name}", commands, "Read")
+        yield _topic("letters", commands, "Write")
+        yield _topic("operator", commands, "Describe", "DescribeConfigs")
+        yield _topic("admin", commands, *_MAKE, "Describe")
+    if participant.contracts or participant.subscribes:
+        yield _topic(f"service:{name}", dead, "Write")
+        yield f"service:{name}", "group", participant_group(name, names.prefix), ("Read",), "literal"
+    yield from _box(dead)
+    yield _topic("operator", dead, "Read", "DescribeConfigs")
+    yield _topic("admin", dead, *_MAKE, "Describe")
 
 
 def _clients(application: Application, names: Topics) -> Iterator[Need]:
@@ -192,22 +206,27 @@ def _letters(application: Application, names: Topics) -> Iterator[Need]:
     for name in back:
         yield _topic(role, name, "Write")
     for name in boxes:
-        yield _topic(role, name, "Read", "Write")
-        yield role, "transactional-id", f"{TRANSACTIONAL_ID}{name}", ("Write",), "literal"
+        yield from _box(name)
     yield role, "group", READER_GROUP, ("Describe",), "literal"
+
+
+def _box(name: str) -> Iterator[Need]:
+    """A topic that `letters` disposes of the letters of."""
+    yield _topic("letters", name, "Read", "Write")
+    yield "letters", "transactional-id", f"{TRANSACTIONAL_ID}{name}", ("Write",), "literal"
 
 
 def _admin(application: Application, names: Topics) -> Iterator[Need]:
     """`kompensate topics apply --alter`: it makes topics, and sets the group's first offsets."""
-    role, make = "admin", ("Create", "DescribeConfigs", "AlterConfigs")
+    role = "admin"
     inputs = [names.requests, *(names.replies(service) for service in application.services)]
     others = [names.state, names.history, names.quarantine]
     for service in application.services:
         others += [names.commands(service), names.dead(service)]
     for name in inputs:
-        yield _topic(role, name, *make, "Read")  # whoever commits an offset may read
+        yield _topic(role, name, *_MAKE, "Read")  # whoever commits an offset may read
     for name in others:
-        yield _topic(role, name, *make, "Describe")
+        yield _topic(role, name, *_MAKE, "Describe")
     yield role, "group", names.group, ("Read",), "literal"
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # public, but not re-exported for checkers
@@ -28,6 +28,7 @@ from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.errors import Fatal
 from kompensate.orchestrator.kafka.admin import asking
 from kompensate.orchestrator.kafka.options import AUTHORIZATION, CALL_SECONDS, Options, admin_options, consumer_options
+from kompensate.orchestrator.services import ParticipantLike
 from kompensate.orchestrator.settings import Settings
 from kompensate.schemas.refusals import Refusals
 from kompensate.schemas.topics import Topics
@@ -105,29 +106,6 @@ class Drift:
     def __str__(self) -> str:
         why = f" ({self.reason})" if self.reason else ""
         return f"{self.topic}: {self.what}: expected {self.expected}, got {self.got}{why}"
-
-
-class EventTopicLike(Protocol):
-    """A topic of a service's own events."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def partitions(self) -> int: ...
-
-
-class ParticipantLike(Protocol):
-    """What of a participant its topics are made from."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def contracts(self) -> Sequence[str]: ...
-
-    @property
-    def publishes(self) -> Sequence[EventTopicLike]: ...
 
 
 def plan(

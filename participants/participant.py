@@ -177,6 +177,11 @@ class Participant:
         """The command types it takes, sorted."""
         return tuple(sorted(self._handlers))
 
+    @property
+    def subscribes(self) -> tuple[str, ...]:
+        """The topics that it takes events from, sorted."""
+        return tuple(sorted({handler.topic for handler in self._subscribers.values() if handler.topic}))
+
     def _add(self, function: Function, name: str | None, external: External | None = None) -> Function:
         handler = _inspect(self.name, function, name, external)
         known = self._handlers.get(handler.contract)

@@ -4,13 +4,16 @@ import click
 
 from kompensate.orchestrator.acls import AclAdmin
 from kompensate.orchestrator.cli.options import application_option, kafka_options, option_of
+from kompensate.orchestrator.cli.participant import participants_option
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.rights import BadRight, Grant, as_commands, as_json, rights
 from kompensate.orchestrator.settings import Settings
+from kompensate.participants import Participant
 
 
 @click.command()
 @application_option
+@participants_option
 @kafka_options
 @click.option(
     "--principal",
@@ -28,22 +31,6 @@ from kompensate.orchestrator.settings import Settings
     metavar="SERVICE",
     help="A service whose outbox also starts, signals or cancels sagas: its relay may write requests. May be repeated.",
 )
-@click.option(
-    "--publishes",
-    "publishing",
-    multiple=True,
-    metavar="SERVICE=TOPIC",
-    callback=lambda _, __, texts: [option_of(text) for text in texts],
-    help="A service's topic of domain events, which its relay writes. May be repeated.",
-)
-@click.option(
-    "--subscribes",
-    "subscribing",
-    multiple=True,
-    metavar="SERVICE=TOPIC",
-    callback=lambda _, __, texts: [option_of(text) for text in texts],
-    help="A topic of domain events that a service's participant takes. May be repeated.",
-)
 @click.option("--hook-topic", metavar="TOPIC", help="What `kompensate hook --topic` writes to.")
 @click.option("-o", "output", type=click.Choice(["sh", "json"]), default="sh", show_default=True)
 @click.option("--apply", "make", is_flag=True, help="Make what is missing instead of printing it. Takes nothing away.")
@@ -55,13 +42,12 @@ from kompensate.orchestrator.settings import Settings
 )
 def acl(
     application: Application,
+    participants: list[Participant],
     bootstrap: str,
     prefix: str,
     kafka: dict[str, str],
     principals: dict[str, str],
     starting: tuple[str, ...],
-    publishing: list[tuple[str, str]],
-    subscribing: list[tuple[str, str]],
     hook_topic: str | None,
     output: str,
     make: bool,
@@ -73,7 +59,7 @@ def acl(
 
     \b
     Examples:
-      kompensate topics acl --app shop.sagas:app > acls.sh
+      kompensate topics acl --app shop.sagas:app --participant shop.orders:orders > acls.sh
       kompensate topics acl --app shop.sagas:app --principal "client=User:CN=web,O=Shop" --starts orders --apply
     """
     try:
@@ -82,8 +68,7 @@ def acl(
             prefix,
             principals=principals,
             starting=starting,
-            publishing=publishing,
-            subscribing=subscribing,
+            participants=participants,
             hook_topic=hook_topic,
         )
     except BadRight as error:

@@ -1,12 +1,14 @@
 """`kompensate participant`: runs a service's handlers until it is told to stop."""
 
+import functools
 import logging
+from typing import Any
 
 import click
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from kompensate.orchestrator.cli.exits import UNREACHABLE, leave
-from kompensate.orchestrator.cli.options import dsn_given, kafka_options, load_object
+from kompensate.orchestrator.cli.options import Command, dsn_given, kafka_options, load_object
 from kompensate.outbox.tables import MissingTables
 from kompensate.participants import Participant
 from kompensate.participants.kafka import CannotStart, KafkaStopped, Unreachable
@@ -72,3 +74,21 @@ def load(target: str, app_dir: str) -> Participant:
     if not isinstance(found, Participant):
         raise click.UsageError(f"{target}: expected a Participant, got {type(found).__name__}")
     return found
+
+
+def participants_option(command: Command) -> Command:
+    """Give the command `participants: list[Participant]`; it needs `application_option` before it, for --app-dir."""
+
+    @functools.wraps(command)
+    def with_participants(*args: Any, participants: tuple[str, ...], **others: Any) -> Any:
+        return command(*args, participants=[load(target, ".") for target in participants], **others)
+
+    option = click.option(
+        "--participant",
+        "participants",
+        multiple=True,
+        metavar="MODULE:OBJECT",
+        help="A service, for the events that it publishes and subscribes to; if it is none of the application's, for "
+        "its commands and dead letters too. May be repeated.",
+    )
+    return option(with_participants)  # type: ignore[return-value]  # functools.wraps keeps its signature

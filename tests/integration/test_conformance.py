@@ -1,14 +1,14 @@
 """The conformance kit on real Kafka and PostgreSQL: a Python participant that is right passes, others do not."""
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from confluent_kafka import Producer
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from kompensate.orchestrator.cli.conform import conform
 from kompensate.orchestrator.client_errors import MissingTopic
@@ -16,10 +16,12 @@ from kompensate.orchestrator.conformance.cases import CASES
 from kompensate.orchestrator.conformance.kafka import KafkaWire
 from kompensate.orchestrator.conformance.kit import Result, run
 from kompensate.outbox.main import RelayService, RelaySettings
+from kompensate.participants import Participant
 from kompensate.participants import kafka as door
 from kompensate.participants.database import connect
 from kompensate.participants.main import Service
 from tests.fixtures.conforming import BROKEN, SAMPLES, Counted, failed
+from tests.fixtures.conforming_outside import calling
 from tests.fixtures.outboxes import QUICK
 from tests.fixtures.participants import World, stock
 from tests.fixtures.topics import ServiceTopics
@@ -30,12 +32,19 @@ PATIENCE_SECONDS = 30.0
 @pytest.fixture
 def at_work(kafka: str, topic_prefix: str, postgres: str) -> Iterator[World]:
     """Two members of `stock` and a relay."""
+    with members(lambda _: stock, kafka, topic_prefix, postgres) as world:
+        yield world
+
+
+@contextmanager
+def members(made: Callable[[Engine], Participant], kafka: str, topic_prefix: str, postgres: str) -> Iterator[World]:
+    """Two members of the participant that is made for a database, and a relay."""
     ServiceTopics(kafka, topic_prefix).make()
     world = World(connect(postgres, "stock"))
     relay = RelaySettings(postgres, kafka, service="stock", prefix=topic_prefix, limits=QUICK)
     with ExitStack() as stack:
         for _ in range(2):
-            stack.enter_context(Service(stock, postgres, kafka, prefix=topic_prefix))
+            stack.enter_context(Service(made(world.engine), postgres, kafka, prefix=topic_prefix))
         stack.enter_context(RelayService(relay))
         yield world
     world.engine.dispose()
@@ -60,6 +69,14 @@ def test_two_processes_of_a_participant_pass(at_work: World, kafka: str, topic_p
 
     assert failed(results) == set(), results
     assert list(results) == [*(case.name for case in CASES), "replies"]
+
+
+def test_two_processes_that_call_outside_pass(kafka: str, topic_prefix: str, postgres: str) -> None:
+    """Theirs is one answer to all deliveries that came while the call was out."""
+    with members(calling, kafka, topic_prefix, postgres) as world:
+        results = tried(world, kafka, topic_prefix)
+
+    assert failed(results) == set(), results
 
 
 def test_the_command_on_real_servers(at_work: World, kafka: str, topic_prefix: str, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from kompensate.participants.main import Service
 from tests.fixtures import guarded_app
 from tests.fixtures.fix_stack import _reset_if_we_die
 from tests.fixtures.guarded import NOBODY, Ground, guarded_kafka
-from tests.fixtures.guarded_app import EVENTS_TOPIC, HOOK_TOPIC, INTAKE_TOPIC, app
+from tests.fixtures.guarded_app import DECLARED, EVENTS_TOPIC, HOOK_TOPIC, INTAKE_TOPIC, app
 from tests.fixtures.roles import Guarded, guarded_database
 from tests.fixtures.secured import ADMIN, SecuredKafka
 from tests.fixtures.waiting import wait_until
@@ -94,6 +94,8 @@ MEANT = {
     ("intake", "reads", INTAKE_TOPIC),
     ("hook", "writes", HOOK_TOPIC),
     ("relay:payments", "writes", EVENTS_TOPIC),
+    ("letters", "writes", EVENTS_TOPIC),
+    ("admin", "configures", EVENTS_TOPIC),
     ("service:inventory", "reads", EVENTS_TOPIC),
     *(("letters", "is", f"kompensate-dlq-{P}{box}") for box in ("shop.quarantine", "inventory.dead", "payments.dead")),
 }
@@ -267,7 +269,7 @@ def test_sagas_run_to_their_end_with_the_least_rights(
 
         explained = CliRunner().invoke(main, shop.command("operator", "explain", "by-client", "--app-name", "shop"))
         assert explained.exit_code == 0, explained.output
-        assert TopicAdmin(app, ground.settings("operator")).check() == []
+        assert TopicAdmin(app, ground.settings("operator"), DECLARED).check() == []
 
         discard = ["dlq", "discard", "--where", "in=shop.quarantine", "--reason", "a test"]
         discarded = CliRunner().invoke(main, shop.command("letters", *discard, "--app-name", "shop"))

@@ -1,12 +1,17 @@
 """Rights derived from an application's definition, and how they are printed. What brokers make of them: integration."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pytest
 from click.testing import CliRunner
 
 from kompensate.orchestrator.cli import main
 from kompensate.orchestrator.rights import BadRight, as_commands, rights
+from kompensate.orchestrator.settings import Settings
+from kompensate.orchestrator.topics import plan
+from kompensate.outbox.events import EventTopic
 from kompensate.schemas.refusals import UNANSWERED, Refusals
 from tests.fixtures.guarded_app import app
 
@@ -39,20 +44,70 @@ def test_a_relay_may_write_requests_only_where_its_service_starts_sagas() -> Non
     }
 
 
-def test_domain_events_are_written_by_relays_and_read_by_participants() -> None:
-    """Who publishes does not read, who subscribes does not write, and is called for no commands by it."""
-    plain = {(one.role, one.name, one.operations) for one in rights(app)}
-    more = rights(app, publishing=[("payments", "paid")], subscribing=[("payments", "refunds"), ("mail", "paid")])
+@dataclass(frozen=True)
+class Declared:
+    """A service's declaration, as a Participant has it."""
 
-    assert {(one.role, one.name, one.operations) for one in more} - plain == {
+    name: str
+    publishes: Sequence[EventTopic] = ()
+    subscribes: Sequence[str] = ()
+    contracts: Sequence[str] = ()
+
+
+def _more(*participants: Declared) -> set[tuple[str, str, tuple[str, ...]]]:
+    plain = {(one.role, one.name, one.operations) for one in rights(app)}
+    return {(one.role, one.name, one.operations) for one in rights(app, participants=participants)} - plain
+
+
+MAKES = ("Create", "DescribeConfigs", "AlterConfigs", "Describe")
+
+
+def test_domain_events_are_written_by_relays_and_read_by_participants() -> None:
+    """Who publishes does not read; who runs `topics apply` with that participant makes the topic, and `dlq retry` puts
+    a letter back into it."""
+    paid = EventTopic("paid", service="payments", partitions=2)
+
+    assert _more(Declared("payments", publishes=[paid], subscribes=["refunds"])) == {
         ("relay:payments", "paid", ("Write",)),
         ("service:payments", "paid", ("Describe",)),
         ("service:payments", "refunds", ("Read",)),
+        ("admin", "paid", MAKES),
+        ("operator", "paid", ("Describe", "DescribeConfigs")),
+        ("letters", "paid", ("Write",)),
+        ("letters", "refunds", ("Write",)),
+    }
+
+
+def test_a_service_that_no_saga_calls_has_its_own_topics() -> None:
+    """It is read, answered for and looked after as one that they call; commands only if it takes any."""
+    mail = {
         ("service:mail", "paid", ("Read",)),
         ("service:mail", "mail", ("Read",)),
         ("service:mail", "mail.dead", ("Write",)),
         ("relay:mail", "mail.dead", ("Write",)),
+        ("letters", "paid", ("Write",)),
+        ("letters", "mail.dead", ("Read", "Write")),
+        ("letters", "kompensate-dlq-mail.dead", ("Write",)),
+        ("operator", "mail.dead", ("Read", "DescribeConfigs")),
+        ("admin", "mail.dead", MAKES),
     }
+    assert _more(Declared("mail", subscribes=["paid"])) == mail
+    assert _more(Declared("mail", subscribes=["paid"], contracts=["mail.Send"])) - mail == {
+        ("service:mail", "mail.commands", ("Read",)),
+        ("letters", "mail.commands", ("Write",)),
+        ("operator", "mail.commands", ("Describe", "DescribeConfigs")),
+        ("admin", "mail.commands", MAKES),
+    }
+
+
+def test_whoever_makes_topics_may_make_all_that_are_planned() -> None:
+    """`topics apply --participant` and `topics acl --participant` know of the same topics."""
+    mail = Declared("mail", [EventTopic("sent", service="mail", partitions=1)], ["paid"], ["mail.Send"])
+    planned = {one.name for one in plan(app, Settings(bootstrap="b"), brokers=1, participants=[mail])}
+
+    for role, operation in (("admin", "AlterConfigs"), ("operator", "DescribeConfigs")):
+        found = rights(app, participants=[mail])
+        assert {one.name for one in found if one.role == role and operation in one.operations} == planned
 
 
 def test_the_prefix_stands_before_all_that_is_ours() -> None:
@@ -104,6 +159,11 @@ def test_the_command_line_prints_them() -> None:
     assert printed.exit_code == 0, printed.output
     found = {(one["role"], one["principal"]) for one in json.loads(printed.stdout)}
     assert ("hook", "User:CN=ops,O=Shop") in found
+    more = run(main, ["topics", "acl", *PLACE, "--participant", "tests.fixtures.subscribers:news"])
+    assert more.exit_code == 0, more.output
+    roles = [line for line in more.stdout.splitlines() if line.startswith("# ")]
+    assert len(roles) == len(set(roles)), "a role's rights stand together"
+    assert "--operation AlterConfigs --operation Describe --topic news.events" in more.output
     refused = run(main, ["topics", "acl", *PLACE, "--principal", "hook=ops"])
     assert refused.exit_code == 2
     assert "expected Kafka's TYPE:NAME" in refused.output
