@@ -110,7 +110,8 @@ class KafkaSource:
         self._bootstrap = bootstrap
         self._early: list[Record] = []
         self._leaving: Leaving = lambda _places, _commit: None
-        self._held: set[Place] = set()
+        self.held: frozenset[Place] | None = None
+        """The partitions that are its own, maybe none; None before the group has told it, and after it was put out."""
         self._fences: deque[float] = deque()
         self._refusals = Refusals()
         complaints = Complaints()
@@ -209,6 +210,7 @@ class KafkaSource:
     def close(self) -> None:
         """Leave the group."""
         self._consumer.close()
+        self.held = None
 
     def _rejoin(self, error: KafkaError) -> None:
         """Go on with a new consumer: a fatal error ends one for good.
@@ -226,7 +228,7 @@ class KafkaSource:
                 f"last time for: {error}; has another process the same group.instance.id? Each needs one of its own"
             )
         log.warning("consumer of %s: rejoining: %s", self._topic, error)
-        self._leave(list(self._held), commit=False)
+        self._put_out(list(self.held or ()))
         self._consumer.close()
         self._consumer = Consumer(self._settings)
         self._subscribe()
@@ -246,17 +248,21 @@ class KafkaSource:
         return records
 
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._held.update(Place(p.topic, p.partition) for p in partitions)
+        self.held = (self.held or frozenset()).union(Place(p.topic, p.partition) for p in partitions)
         log.info("%s: partitions %s assigned", self._topic, sorted(p.partition for p in partitions))
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._leave([Place(p.topic, p.partition) for p in partitions], commit=True)
 
     def _on_lost(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._leave([Place(p.topic, p.partition) for p in partitions], commit=False)
+        self._put_out([Place(p.topic, p.partition) for p in partitions])
+
+    def _put_out(self, places: list[Place]) -> None:
+        self._leave(places, commit=False)
+        self.held = None
 
     def _leave(self, places: list[Place], *, commit: bool) -> None:
-        self._held.difference_update(places)
+        self.held = (self.held or frozenset()).difference(places)
         self._early = [record for record in self._early if record.place not in places]
         self._leaving(places, commit)
 

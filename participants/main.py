@@ -58,6 +58,7 @@ class Service:
         retention = Retention(self._settings.outbox_days, self._settings.inbox_days)
         self._house = Housekeeping(self._engine, retention, outside=participant.calls_outside)
         self._runner: Runner | None = None
+        self._source: KafkaSource | None = None
         self._unit: Unit | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -96,6 +97,15 @@ class Service:
         """Whether its thread is at work."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def ready(self) -> bool:
+        """Whether its consumer group has told it which partitions are its own: it takes their commands, if any.
+
+        Not yet while it joins, which takes seconds after a member was killed; not any more when it has stopped.
+        A `group.protocol=consumer` group says nothing to a member for which no partition is left: that is never ready.
+        """
+        return self._source is not None and self._source.held is not None
+
     def __enter__(self) -> "Service":
         self.start()
         return self
@@ -123,6 +133,7 @@ class Service:
         group = participant_group(name, self._prefix)
         source = KafkaSource(self._bootstrap, commands, group, self._kafka, events=topics)
         undo.callback(source.close)
+        self._source = source
         source.check(dead, {topic.name: topic.partitions for topic in self._participant.publishes})
         grave = KafkaGrave(self._bootstrap, dead, self._kafka)
         desk = Desk(self._participant, self._engine, grave.bury) if self._participant.calls_outside else None

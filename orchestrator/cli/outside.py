@@ -16,6 +16,7 @@ from kompensate.orchestrator.cli.output import output_option, print_json, print_
 from kompensate.outbox.tables import MissingTables, check_tables
 from kompensate.participants.database import connect
 from kompensate.participants.outside import operating
+from kompensate.participants.outside.breakers import not_closed
 from kompensate.participants.outside.operating import NotThere, NotYours, Standing
 from kompensate.schemas.messages import timestamp
 
@@ -45,12 +46,14 @@ def outside() -> None:
 @output_option("table", "json")
 @dsn_option
 def list_calls(unknown: bool, output: str, dsn: str) -> None:
-    """List commands that were called, or wait to be, the oldest call first.
+    """List commands that were called, or wait to be, the oldest call first; on standard error breakers that are open.
 
     Example: kompensate outside list --unknown --dsn postgresql://localhost/payments
     """
     with _transaction(dsn) as connection:
         found = [one for one in operating.standing(connection) if one.kept.status == "unknown" or not unknown]
+        for contract, state, since in not_closed(connection):
+            say(f"breaker of {contract}: {state}, opened at {timestamp(round(since * 1000))}")
     if output == "json":
         print_json([_json(one) for one in found])
         return

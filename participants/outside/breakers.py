@@ -176,6 +176,12 @@ class Breakers:
         self._connection.execute(update(_TABLE).where(mine).values(**values, **moments))
 
 
+def not_closed(connection: Connection) -> list[tuple[str, str, float]]:
+    """(contract, state, since when in seconds since the epoch) of all services of this database."""
+    asked = select(_TABLE).where(_TABLE.c.state != STATE_CLOSED).order_by(_TABLE.c.contract)
+    return [(row.contract, row.state, _epoch(row.opened_at) or 0.0) for row in connection.execute(asked)]
+
+
 def _be_well() -> None:
     """A call that was answered."""
 

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -89,6 +90,38 @@ def test_a_second_member_takes_over_a_part(topics: ServiceTopics, world: World, 
 
     assert set(world.effects().values()) == {1}
     assert set(replied(world)) == {(command.id, "done") for command in commands}
+
+
+# A KIP-848 group says nothing to a member for which no partition is left.
+@pytest.mark.parametrize(("protocol", "spare"), [("classic", 1), ("consumer", 0)])
+def test_it_is_ready_when_it_knows_its_partitions(
+    topics: ServiceTopics, world: World, postgres: str, protocol: str, spare: int
+) -> None:
+    """Also one for which none is left; and no longer when it has stopped."""
+    members = [service(topics, postgres, **{"group.protocol": protocol}) for _ in range(topics.partitions + spare)]
+    assert not any(member.ready for member in members)
+    with ExitStack() as running:
+        for member in members:
+            running.enter_context(member)
+        wait_until("all ready", lambda: all(member.ready for member in members))
+    assert not any(member.ready for member in members)
+
+
+def test_one_that_waits_for_its_partitions_is_alive_and_not_ready(
+    topics: ServiceTopics, world: World, postgres: str
+) -> None:
+    """Another holds them and does not answer the group, as after kill -9; ready when that one is gone."""
+    other = KafkaSource(topics.bootstrap, topics.commands, f"{topics.prefix}stock", {})
+    other.open(lambda _places, _commit: None)
+    wait_until(
+        "all partitions are another's", lambda: not other.poll(1, 0.1) and len(other.held or ()) == topics.partitions
+    )
+    with service(topics, postgres) as waiting:
+        wait_until("it has asked to join", lambda: topics.members() == 2)
+        assert (waiting.alive, waiting.ready) == (True, False)
+
+        other.close()
+        wait_until("ready", lambda: waiting.ready)
 
 
 def test_a_database_in_bad_weather(topics: ServiceTopics, world: World, postgres: str) -> None:

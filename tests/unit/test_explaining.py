@@ -79,6 +79,7 @@ def resent(driven: Driven) -> None:
 def test_a_reply_is_waited_for() -> None:
     """Which service's, to which step, since when, how often sent; when it is sent again, and when it is in doubt."""
     (found,) = reasons(begun(CHECKOUT, resent))
+    (early,) = reasons(begun(CHECKOUT))
 
     assert (found.kind, found.step, found.service) == ("reply", "reserve", "inventory")
     assert found.since_at == START_TIME
@@ -90,8 +91,10 @@ def test_a_reply_is_waited_for() -> None:
     )
     assert found.moves == (
         "the reply: do inventory's participant and relay run? Sent again at 1970-01-01T00:17:25.000Z; given up at "
-        "1970-01-01T00:21:40.000Z: it is in doubt, and the saga turns back"
+        "1970-01-01T00:21:40.000Z: it is in doubt, and the saga turns back; `kompensate outside list --dsn` of its "
+        "database tells of outside calls in doubt and open breakers"
     )
+    assert early.moves.endswith("turns back")
 
 
 def test_a_pivot_is_never_in_doubt() -> None:

@@ -53,6 +53,22 @@ def test_what_is_unknown_is_listed_and_answered(stage: Stage, dsn: str) -> None:
     assert json.loads(run("list", "--dsn", dsn, "-o", "json").stdout) == []
 
 
+def test_an_open_breaker_is_listed(stage: Stage, dsn: str) -> None:
+    """The list says why nothing is called, and no more when it is closed; a program's JSON stays as it is."""
+    stage.provider.down = True
+    process = stage.process(timeout=2, breaker_failures=1, breaker_seconds=5)
+    process.send(charge())
+    process.until(lambda: stage.rows("SELECT 1 FROM breaker WHERE state = 'open'"))
+
+    told = run("list", "--dsn", dsn, "-o", "json")
+    assert "breaker of payments.Charge: open, opened at 20" in told.stderr
+    assert [one["command"] for one in json.loads(told.stdout)] == ["c1"]
+
+    stage.provider.down = False
+    process.until(stage.replies)
+    assert "breaker" not in run("list", "--dsn", dsn).stderr
+
+
 def test_an_operator_may_say_that_nothing_was_done(stage: Stage, dsn: str) -> None:
     """Failed, with his reason: the compensation has nothing to undo."""
     stage.provider.script = ["never"]
