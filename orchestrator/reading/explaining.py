@@ -166,8 +166,6 @@ def _call(found: Fold, call: Call) -> Reason:
         moves += f"; given up at {_at(call.timeout_at)}: it is {then}"
     if call.resends:  # a service that answers does so before
         moves += "; `kompensate outside list --dsn` of its database tells of outside calls in doubt and open breakers"
-            ". Of outside calls `kompensate outside list --dsn` of its database has those in doubt, and open breakers"
-        )
     return Reason("reply", why, moves, since_at=since, next_at=call.due, until_at=call.timeout_at, **common)
 
 
