@@ -72,7 +72,12 @@ class Service:
         self._work()
 
     def start(self) -> None:
-        """Work in a thread. What stands in the way of starting is raised here, as by `run`."""
+        """Work in a thread. What stands in the way of starting is raised here, as by `run`; RuntimeError while at work.
+
+        One that has stopped may be started again.
+        """
+        if self.alive:
+            raise RuntimeError(f"participant {self._participant.name}: expected one that has stopped, got one at work")
         self._prepare()
         self._thread = threading.Thread(target=self._work_noting_failure, name=f"participant {self._participant.name}")
         self._thread.start()

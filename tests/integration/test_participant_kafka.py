@@ -153,7 +153,7 @@ def test_a_database_in_bad_weather(topics: ServiceTopics, world: World, postgres
 
 
 def test_a_stopped_service_leaves_nothing_undone(topics: ServiceTopics, world: World, postgres: str) -> None:
-    """Stopping in mid-flow finishes the group in hand and commits what it did: the next start repeats nothing."""
+    """Stopping in mid-flow finishes the group in hand and commits what it did: its next start repeats nothing."""
     commands = [forward(f"c{n}", saga_id=f"saga-{n}") for n in range(500)]
     topics.send(commands)
     first = service(topics, postgres)
@@ -163,7 +163,9 @@ def test_a_stopped_service_leaves_nothing_undone(topics: ServiceTopics, world: W
     assert not first.alive
     assert len(world.effects()) == sum(topics.committed()[n] for n in range(4) if topics.committed()[n] > 0)
 
-    with service(topics, postgres):
+    with first:
+        with pytest.raises(RuntimeError, match="participant stock: expected one that has stopped, got one at work"):
+            first.start()
         wait_until("all effects", lambda: len(world.effects()) == 500)
     assert replied(world) == Counter({(command.id, "done"): 1 for command in commands})
 

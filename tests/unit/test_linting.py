@@ -297,6 +297,16 @@ def test_a_finding_is_exit_code_1(cli: Cli) -> None:
     assert (found["line"], found["column"], found["code"], found["hint"]) == (7, 5, "K08", False)
 
 
+def test_a_file_without_code_of_sagas_says_why_there_may_be_none(cli: Cli) -> None:
+    """A declared saga is a list: nothing was looked at, and nothing is wrong."""
+    result = cli.run(cli.write("sagas.py", "app = Application('shop', [])"))
+
+    assert result.exit_code == 0
+    assert result.stderr == (
+        "files: 1, pieces of sagas' code: 0 (declared steps are data: nothing to look at), found: 0, hints: 0\n"
+    )
+
+
 def test_hints_are_no_failure(cli: Cli) -> None:
     """What is merely repeated is told, with exit code 0."""
     result = cli.run(cli.write("sagas.py", SAGAS.replace("{line}", "print(1)")))
