@@ -136,8 +136,8 @@ def test_without_a_reader_nothing_goes(engine: Engine) -> None:
 
 
 def test_a_younger_day_stays(engine: Engine, slot: str) -> None:
-    """A day is kept for as long as was asked."""
-    kept = Retention(11, 30)
+    """A day is kept for as long as was asked (and one more, lest midnight comes between)."""
+    kept = Retention(12, 30)
     droppable(engine, kept)
     advance(engine, slot)
 

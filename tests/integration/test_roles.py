@@ -32,7 +32,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.stack]
 OUTBOX_ROW = (
     "INSERT INTO outbox (id, aggregatetype, aggregateid, type, partition) VALUES (gen_random_uuid(), 't', 'k', 'x', 0)"
 )
-TODAY = f"outbox_{datetime.now(UTC):%Y%m%d}"
+# Tomorrow's: it is there on either side of midnight.
+A_DAY = f"outbox_{datetime.now(UTC) + timedelta(days=1):%Y%m%d}"
 
 # What is tried, and which roles may: o(wner), a(pp), r(elay). Each in a transaction that is rolled back.
 MATRIX: tuple[tuple[str, str], ...] = (
@@ -57,9 +58,9 @@ MATRIX: tuple[tuple[str, str], ...] = (
     # Its partitions are not another door to it.
     ("SELECT * FROM outbox_default", "o"),
     (OUTBOX_ROW.replace("INTO outbox", "INTO outbox_default"), ""),  # no day of its own: refused to all by its bounds
-    (f"SELECT * FROM {TODAY}", "o"),
-    (f"DELETE FROM {TODAY}", "o"),
-    (f"DROP TABLE {TODAY}", "o"),
+    (f"SELECT * FROM {A_DAY}", "o"),
+    (f"DELETE FROM {A_DAY}", "o"),
+    (f"DROP TABLE {A_DAY}", "o"),
     ("CREATE TABLE outbox_20400101 (LIKE outbox INCLUDING DEFAULTS INCLUDING CONSTRAINTS)", "o"),
     # The inbox is the service's.
     ("INSERT INTO inbox (consumer, command_id, state) VALUES ('c', 'i', 'claimed')", "oa"),
@@ -207,7 +208,7 @@ def test_a_service_keeps_what_house_it_may(guarded: Guarded, caplog: pytest.LogC
     caplog.set_level(logging.WARNING)
     old = datetime.now(UTC) - timedelta(days=40)
     with psycopg.connect(guarded.superuser, autocommit=True) as connection:
-        connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(TODAY)))
+        connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(A_DAY)))
         connection.execute(
             "INSERT INTO inbox (consumer, command_id, state, received_at) VALUES ('c', 'old', 'answered', %s)", [old]
         )
@@ -222,15 +223,15 @@ def test_a_service_keeps_what_house_it_may(guarded: Guarded, caplog: pytest.LogC
     assert "expected a role that owns outbox, got: permission denied" in said[0]
     with app.begin() as connection:
         assert connection.execute(text("SELECT count(*) FROM inbox")).scalar_one() == 0
-        assert connection.execute(text(f"SELECT to_regclass('{TODAY}')")).scalar_one() is None
+        assert connection.execute(text(f"SELECT to_regclass('{A_DAY}')")).scalar_one() is None
 
     Housekeeping(owner, Retention(7, 30)).keep()
 
     with owner.begin() as connection:
-        assert connection.execute(text(f"SELECT to_regclass('{TODAY}')")).scalar_one() == TODAY
+        assert connection.execute(text(f"SELECT to_regclass('{A_DAY}')")).scalar_one() == A_DAY
     for engine in (app, owner):
         engine.dispose()
-    assert not may(guarded.app, f"SELECT * FROM {TODAY}")
+    assert not may(guarded.app, f"SELECT * FROM {A_DAY}")
 
 
 def test_a_relay_says_what_its_role_lacks(guarded: Guarded) -> None:
