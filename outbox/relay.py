@@ -22,7 +22,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -39,7 +38,9 @@ from kompensate.outbox.pgoutput import (
     lsn_text,
 )
 from kompensate.outbox.records import BadTable, Header, Mapping, Record
+from kompensate.schemas import letters
 from kompensate.schemas.faults import fault
+from kompensate.schemas.messages import timestamp
 
 log = logging.getLogger(__name__)
 
@@ -302,7 +303,7 @@ class Relay:
             letter = self._letter(place, record, refusal)
         elif refusal.too_large and record.value is not None:
             left_out = f"value of {len(record.value)} bytes left out: it stands in the outbox row of this id"
-            letter = record._replace(value=None, headers=[*record.headers, ("q_omitted", left_out.encode())])
+            letter = record._replace(value=None, headers=[*record.headers, (letters.OMITTED, left_out.encode())])
         else:
             raise Undeliverable(
                 f"row at {place}: expected dead-letter topic {self._dead_topic!r} to take what its own topic refused, "
@@ -313,12 +314,12 @@ class Relay:
 
     def _letter(self, place: _Place, record: Record, refusal: Refusal) -> Record:
         added: list[Header] = [
-            ("q_reason", refusal.reason.encode()),
-            ("q_topic", record.topic.encode()),
-            ("q_partition", b"%d" % record.partition),
-            ("q_lsn", lsn_text(place.transaction.commit_lsn).encode()),
-            ("q_index", b"%d" % place.row),
-            ("q_time", datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z").encode()),
+            (letters.REASON, refusal.reason.encode()),
+            (letters.TOPIC, record.topic.encode()),
+            (letters.PARTITION, b"%d" % record.partition),
+            (letters.LSN, lsn_text(place.transaction.commit_lsn).encode()),
+            (letters.INDEX, b"%d" % place.row),
+            (letters.TIME, timestamp(time.time_ns() // 1_000_000).encode()),
         ]
         return Record(self._dead_topic, -1, record.key, record.value, [*record.headers, *added])
 

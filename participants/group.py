@@ -19,8 +19,8 @@ from kompensate.participants import replies
 from kompensate.participants.barrier import Verdict, judge
 from kompensate.participants.calling import Caller
 from kompensate.participants.causes import raise_if_whole
-from kompensate.participants.orders import Kept, Later, Order, Result, Settled
-from kompensate.participants.outcome import Refused, Retry, Waits, call_of
+from kompensate.participants.orders import Kept, Later, Order, Result, Settled, named
+from kompensate.participants.outcome import Noted, Refused, Retry, Waits, call_of
 from kompensate.participants.outside.intake import Intake
 from kompensate.participants.participant import Handler, Participant
 from kompensate.participants.reading import payload_of
@@ -155,7 +155,7 @@ class Group:
         """An external handler: it is called when this transaction stands, or later."""
         assert self.intake is not None
         command = order.command
-        assert order.record is not None, f"{_named(command)}: an outside command needs its record"
+        assert order.record is not None, f"{named(command)}: an outside command needs its record"
         state = self.intake.take(command, order.record, handler, payload, kept=command.id in self.taken_up)
         self.book[command.id] = Entry(state)
         self.kept.add(command.id)
@@ -220,22 +220,22 @@ class Group:
                 return _put_off(order.command, error)
             reason = f"handler of {handler.contract}: {replies.said(error)}"
             if order.last or isinstance(error, (BadPayload, Misuse, Refused)):
-                log.exception("%s failed", _named(order.command), extra=_extra(order.command), exc_info=error)
+                log.exception("%s failed", named(order.command), extra=_extra(order.command), exc_info=error)
                 self.stack = stack_of(error)
                 return self._give_up(reason)
             level = logging.INFO if isinstance(error, Retry) else logging.WARNING
             log.log(
                 level,
                 "%s will be tried again: %s",
-                _named(order.command),
+                named(order.command),
                 reason,
                 extra=_extra(order.command),
             )
             return Later(reason, counts=True), None
 
     def _refuse(self, error: Refused | Waits) -> tuple[Answer | Later, str | None]:
-        if (note := getattr(error, "note", None)) is not None:
-            note(self.connection)  # what outlives the handler's own writes
+        if isinstance(error, Noted):
+            error.note(self.connection)
         if isinstance(error, Waits):
             return Later(str(error), counts=False, seconds=error.seconds), None
         try:
@@ -255,12 +255,8 @@ class Group:
 
 def _put_off(command: Command, error: PayloadUnavailable) -> tuple[Later, None]:
     """Neither its sender nor its handler is wrong: it waits until key, codec or blob are there."""
-    log.error("%s waits: %s", _named(command), error, extra=_extra(command))
+    log.error("%s waits: %s", named(command), error, extra=_extra(command))
     return Later(str(error), counts=False, outage=True), None
-
-
-def _named(command: Command) -> str:
-    return f"saga {command.saga_id}, step {command.step}, attempt {command.attempt} (command {command.id})"
 
 
 def _extra(command: Command) -> dict[str, object]:

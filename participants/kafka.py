@@ -8,7 +8,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from confluent_kafka import (
@@ -23,6 +22,7 @@ from confluent_kafka import (
 
 from kompensate.participants.ports import DeadLetter, Leaving, Place, Record, Unburied
 from kompensate.schemas import letters
+from kompensate.schemas.messages import timestamp
 from kompensate.schemas.refusals import Refusals
 
 log = logging.getLogger("kompensate.participants")
@@ -334,7 +334,7 @@ def _headers(letter: DeadLetter) -> list[tuple[str, str | bytes | None]]:
         (letters.TOPIC, record.place.topic),
         (letters.PARTITION, str(record.place.partition)),
         (letters.OFFSET, str(record.offset)),
-        (letters.TIME, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")),
+        (letters.TIME, timestamp(time.time_ns() // 1_000_000)),
         *([] if letter.answered is None else [(letters.ANSWERED, letter.answered)]),
         *([] if letter.stack is None else [(letters.STACK, letter.stack.encode(errors="replace"))]),
     ]

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm import Session
 
 from kompensate.outbox.locks import Held, Locks, Owner, Waiting, locks_of
-from kompensate.participants.outcome import Call, Refused, Waits
+from kompensate.participants.outcome import Call, Noted, Refused, Waits
 
 WAIT_SECONDS_MAX: Final = 60.0
 """What waits keeps its offset, and its place in the participant's memory: who would wait longer is better refused."""
@@ -31,7 +31,7 @@ AGAIN_SECONDS_MAX: Final = 2.0
 NAME_CHARACTERS_MAX: Final = 200
 
 
-class Locked(Refused):
+class Locked(Refused, Noted):
     """The lock cannot be had. `detail` has `lock`, and `holder`: the id of the saga that has it."""
 
     def __init__(self, reason: str, owner: Owner, **detail: object) -> None:
@@ -43,7 +43,7 @@ class Locked(Refused):
         locks_of(connection).leave(self._owner)
 
 
-class InLine(Waits):
+class InLine(Waits, Noted):
     """It stands in line; `names` are the locks that it lacks."""
 
     def __init__(self, reason: str, seconds: float, owner: Owner, names: Sequence[str]) -> None:

@@ -62,3 +62,8 @@ class Kept:
 
 Result: TypeAlias = Settled | Kept | Later
 Bury: TypeAlias = Callable[[Sequence[tuple[int, Settled | Kept]]], None]
+
+
+def named(command: Command) -> str:
+    """The command in a line of the log."""
+    return f"saga {command.saga_id}, step {command.step}, attempt {command.attempt} (command {command.id})"

@@ -8,9 +8,14 @@ Of an outside call Retry and Failed say that nothing was done; anything else lea
 """
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kompensate.schemas.messages import NOT_TRACED, Command, Phase, Trace
+
+if TYPE_CHECKING:  # SQLAlchemy is not needed to declare handlers
+    from sqlalchemy import Connection
 
 
 class Refused(Exception):
@@ -35,6 +40,14 @@ class Waits(Exception):
     def __init__(self, reason: str, seconds: float) -> None:
         super().__init__(reason)
         self.seconds = seconds
+
+
+class Noted(ABC):
+    """A Refused or Waits that leaves something in the database, although its handler's own writes are undone."""
+
+    @abstractmethod
+    def note(self, connection: "Connection") -> None:
+        """Write it, in the group's transaction, after they were undone."""
 
 
 class Failed(Exception):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from kompensate.orchestrator.conformance.talk import HOUR_MS, Talk, header
 from kompensate.orchestrator.ports import OutRecord, Record
+from kompensate.schemas import letters
 from kompensate.schemas.messages import NOT_TRACED, Command
 
 GARBAGE = b'\x00\xff{"'
@@ -337,9 +338,9 @@ def _goes_on(talk: Talk, partition: int) -> None:
 
 def _check_letter(talk: Talk, record: OutRecord) -> Record:
     letter = talk.letter(record)
-    coordinates = (header(letter, "q_topic"), header(letter, "q_partition"))
+    coordinates = (header(letter, letters.TOPIC), header(letter, letters.PARTITION))
     talk.expect("q_topic and q_partition of the dead letter", (record.topic, str(record.partition)), coordinates)
-    for name in ("q_reason", "q_offset", "q_time"):
+    for name in (letters.REASON, letters.OFFSET, letters.TIME):
         if not header(letter, name):
             talk.differ(f"{name} of the dead letter", "text", "nothing")
     return letter

@@ -72,7 +72,9 @@ class Troubles:
             "reason": _short(headers.get(letters.REASON, "")),
             "record": {
                 "type": headers.get("ce_type"),
-                **{name: headers.get(f"q_{name}") for name in ("topic", "partition", "offset")},
+                "topic": headers.get(letters.TOPIC),
+                "partition": headers.get(letters.PARTITION),
+                "offset": headers.get(letters.OFFSET),
             },
             "at": timestamp(record.timestamp),
         }

@@ -15,6 +15,7 @@ from kompensate.orchestrator.reading.reader import Reader
 from kompensate.orchestrator.reading.status import SagaView, fold, view, view_of
 from kompensate.orchestrator.reading.stored import Stored, read_summary, stored
 from kompensate.orchestrator.sagas.journal import Damaged, ReadPage, read_pages
+from kompensate.schemas import letters
 from kompensate.schemas.codec import BadRecord
 from kompensate.schemas.formats import PLAIN, SagaPayloads
 from kompensate.schemas.messages import START
@@ -195,7 +196,7 @@ def _rejection(record: Record) -> str:
     """What a record of the quarantine was, where it came from and why it is there."""
     headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers or ()}
     topic, partition, offset, reason = (
-        headers.get(f"q_{name}", "?") for name in ("topic", "partition", "offset", "reason")
+        headers.get(name, "?") for name in (letters.TOPIC, letters.PARTITION, letters.OFFSET, letters.REASON)
     )
     what = _type(record).rpartition(".")[2] or "record"
     return f"its {what} at {topic}/{partition}@{offset} was rejected: {reason}"

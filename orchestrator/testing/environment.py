@@ -35,6 +35,7 @@ from kompensate.orchestrator.testing.modes import mode_named
 from kompensate.orchestrator.testing.post import Mail, Post
 from kompensate.orchestrator.testing.services import Services
 from kompensate.orchestrator.testing.story import PAGE, Story
+from kompensate.schemas import letters
 from kompensate.schemas.formats import payloads_of
 from kompensate.schemas.messages import START, Command, Request
 from kompensate.schemas.requests import make_request
@@ -296,7 +297,7 @@ class SagaTest:
                 self._command(record)
             elif record.topic == topics.quarantine:
                 headers = dict(record.headers or ())
-                self._story(key).quarantined.append((headers.get("q_reason") or b"").decode())
+                self._story(key).quarantined.append((headers.get(letters.REASON) or b"").decode())
             elif (record.value or b"").startswith(PAGE):
                 self._page(saga_of_key(key)[0], record.value or b"")
         self._send_later()

@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from kompensate.outbox.tables import IDEMPOTENCY, INBOX
+from kompensate.participants.outside.moments import epoch
 from kompensate.participants.ports import Place, Record
 from kompensate.schemas.messages import Command
 
@@ -114,7 +115,7 @@ class Book:
         """(service, command, newest trouble, lease) of all that have no answer, of every service, the oldest first."""
         asked = _asked().add_columns(_KEPT.c.consumer, _KEPT.c.reason, _INBOX.c.lease).where(_KEPT.c.status != "closed")
         rows = connection.execute(asked.order_by(_KEPT.c.called_at, _KEPT.c.command_id))
-        return [(row.consumer, _kept(row), row.reason, _epoch(row.lease)) for row in rows]
+        return [(row.consumer, _kept(row), row.reason, epoch(row.lease)) for row in rows]
 
     def hashes(self, command_ids: Collection[str]) -> dict[str, str]:
         """What each key that was used stands for."""
@@ -224,11 +225,6 @@ def _asked() -> Select[Any]:
     return select(_INBOX.c.state, _INBOX.c.owner, *columns).select_from(_BOTH)
 
 
-def _epoch(moment: datetime | None) -> float | None:
-    # SQLite keeps no zone: all moments are in UTC.
-    return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
-
-
 def _columns(record: Record) -> dict[str, object]:
     headers = [(name, _text64(value)) for name, value in record.headers or ()]
     return {
@@ -267,7 +263,7 @@ def _kept(row: Any) -> Kept:
         asks=row.asks,
         doubt=row.doubt,
         spent=row.spent,
-        called_at=_epoch(row.called_at),
+        called_at=epoch(row.called_at),
         progress=row.progress,
         record=_record(row),
     )

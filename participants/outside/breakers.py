@@ -8,7 +8,7 @@ one command may try, and only its end closes or opens the breaker.
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pybreaker import STATE_CLOSED, STATE_HALF_OPEN, STATE_OPEN, CircuitBreaker, CircuitBreakerStorage
@@ -16,6 +16,7 @@ from sqlalchemy import Column, Connection, DateTime, Integer, MetaData, Table, T
 from sqlalchemy.dialects import postgresql, sqlite
 
 from kompensate.outbox.tables import BREAKER
+from kompensate.participants.outside.moments import epoch, moment
 from kompensate.participants.outside.options import External
 
 _TABLE = Table(
@@ -85,8 +86,7 @@ class _Storage(CircuitBreakerStorage):
 
     @property
     def opened_at(self) -> datetime | None:
-        opened = self._row.opened_at
-        return None if opened is None else datetime.fromtimestamp(opened, UTC)
+        return moment(self._row.opened_at)
 
     @opened_at.setter
     def opened_at(self, _hosts_clock: datetime) -> None:
@@ -162,7 +162,7 @@ class Breakers:
         found = self._connection.execute(asked).one_or_none()
         if found is None:
             return _Row()
-        return _Row(found.state, found.failures, _epoch(found.opened_at), found.probe, _epoch(found.probe_until))
+        return _Row(found.state, found.failures, epoch(found.opened_at), found.probe, epoch(found.probe_until))
 
     def _make(self, contract: str) -> None:
         values = {"consumer": self._consumer, "contract": contract, "state": STATE_CLOSED, "failures": 0}
@@ -171,7 +171,7 @@ class Breakers:
 
     def _write(self, contract: str, row: _Row) -> None:
         values = {"state": row.state, "failures": row.failures, "probe": row.probe}
-        moments = {"opened_at": _moment(row.opened_at), "probe_until": _moment(row.probe_until)}
+        moments = {"opened_at": moment(row.opened_at), "probe_until": moment(row.probe_until)}
         mine = and_(_TABLE.c.consumer == self._consumer, _TABLE.c.contract == contract)
         self._connection.execute(update(_TABLE).where(mine).values(**values, **moments))
 
@@ -179,7 +179,7 @@ class Breakers:
 def not_closed(connection: Connection) -> list[tuple[str, str, float]]:
     """(contract, state, since when in seconds since the epoch) of all services of this database."""
     asked = select(_TABLE).where(_TABLE.c.state != STATE_CLOSED).order_by(_TABLE.c.contract)
-    return [(row.contract, row.state, _epoch(row.opened_at) or 0.0) for row in connection.execute(asked)]
+    return [(row.contract, row.state, epoch(row.opened_at) or 0.0) for row in connection.execute(asked)]
 
 
 def _be_well() -> None:
@@ -188,12 +188,3 @@ def _be_well() -> None:
 
 def _be_sick() -> None:
     raise _Sick
-
-
-def _epoch(moment: datetime | None) -> float | None:
-    # SQLite keeps no zone: all moments are in UTC.
-    return None if moment is None else moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()
-
-
-def _moment(epoch: float | None) -> datetime | None:
-    return None if epoch is None else datetime.fromtimestamp(epoch, UTC)

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, text
 
+from kompensate.participants.orders import named
 from kompensate.participants.outcome import OutsideCall, call_of
 from kompensate.participants.outside.book import Book
 from kompensate.participants.outside.due import Due
@@ -273,5 +274,4 @@ def _tell(end: Ended, *, answered: bool) -> None:
     if answered or end.error is None:
         return
     command, attempt = end.attempt.command, end.attempt
-    where = f"saga {command.saga_id}, step {command.step}, attempt {command.attempt} (command {command.id})"
-    log.warning("%s: outside %s %d: %s", where, attempt.kind, attempt.number, said(end.error))
+    log.warning("%s: outside %s %d: %s", named(command), attempt.kind, attempt.number, said(end.error))
