@@ -10,7 +10,8 @@ from kompensate.orchestrator.definitions.fromtopic import FromTopic, Incoming
 from kompensate.orchestrator.definitions.saga import Saga, saga
 from kompensate.orchestrator.definitions.schedule import Schedule
 from kompensate.orchestrator.definitions.steps import NOTHING, DefinitionError, Parallel, Scope, Step, SubSaga
-from kompensate.orchestrator.kernel.context import Context, Service
+from kompensate.orchestrator.kernel.calls import Service
+from kompensate.orchestrator.kernel.context import Context
 from kompensate.orchestrator.kernel.errors import (
     FailSaga,
     NotDone,

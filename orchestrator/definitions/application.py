@@ -10,7 +10,7 @@ from kompensate.orchestrator.definitions.keeping import check_saga
 from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
 from kompensate.orchestrator.definitions.schedule import Schedule
 from kompensate.orchestrator.definitions.steps import DefinitionError
-from kompensate.orchestrator.kernel.context import Service
+from kompensate.orchestrator.kernel.calls import Service
 from kompensate.schemas.topics import check_name
 
 if TYPE_CHECKING:  # it brings msgspec and fastavro, and declaring sagas needs neither

@@ -15,7 +15,7 @@ from kompensate.orchestrator.definitions.steps import (
     SubSaga,
 )
 from kompensate.orchestrator.kernel.arguments import check_priority
-from kompensate.orchestrator.kernel.context import Service
+from kompensate.orchestrator.kernel.calls import Service
 from kompensate.orchestrator.kernel.tables import KINDS, ON_CLOSE
 from kompensate.schemas.topics import check_name
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from kompensate.orchestrator.kernel.context import Service
+from kompensate.orchestrator.kernel.calls import Service
 from kompensate.orchestrator.kernel.policy import DEFAULT_POLICIES, Policy, RetryPolicy
 
 

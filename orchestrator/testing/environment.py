@@ -21,7 +21,7 @@ from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.definitions.saga import AsyncSaga, Saga
 from kompensate.orchestrator.definitions.schedule import SAGA as SCHEDULE
 from kompensate.orchestrator.definitions.schedule import begun
-from kompensate.orchestrator.kernel.context import Service
+from kompensate.orchestrator.kernel.calls import Service
 from kompensate.orchestrator.ports import OutRecord
 from kompensate.orchestrator.reading.forking import point
 from kompensate.orchestrator.sagas.journal import read_page

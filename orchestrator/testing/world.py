@@ -91,9 +91,10 @@ class OtherWorld:
                 for name, value in list(vars(module).items()):
                     if id(value) in by_identity:
                         _replace(undo, module, name, by_identity[id(value)])
-            for name, verb in list(vars(Context).items()):
-                if isinstance(verb, FunctionType) and not name.startswith("_"):
-                    _replace(undo, Context, name, self._noting(verb))
+            for kind in Context.__mro__[:-1]:
+                for name, verb in list(vars(kind).items()):
+                    if isinstance(verb, FunctionType) and not name.startswith("_"):
+                        _replace(undo, kind, name, self._noting(verb))
             self._undo = undo.pop_all()
         return self
 
