@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from kompensate.orchestrator.errors import Fatal
-from kompensate.orchestrator.worker.loop import Loop, Status
+from kompensate.orchestrator.worker.loop import Loop
+from kompensate.orchestrator.worker.places import Status
 from kompensate.schemas.health import HealthEndpoint
 
 STALL_SECONDS = 60.0
