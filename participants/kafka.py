@@ -22,7 +22,6 @@ from confluent_kafka import (
 
 from kompensate.participants.ports import DeadLetter, Leaving, Place, Record, Unburied
 from kompensate.schemas import letters
-from kompensate.schemas.messages import timestamp
 from kompensate.schemas.refusals import Refusals
 
 log = logging.getLogger("kompensate.participants")
@@ -327,14 +326,10 @@ def _record(message: Message) -> Record:
 
 def _headers(letter: DeadLetter) -> list[tuple[str, str | bytes | None]]:
     """The record's own headers, then why and whence."""
-    record = letter.record
+    record, place, now = letter.record, letter.record.place, time.time_ns() // 1_000_000
     return [
         *(record.headers or ()),
-        (letters.REASON, letters.reason_bytes(letter.reason)),
-        (letters.TOPIC, record.place.topic),
-        (letters.PARTITION, str(record.place.partition)),
-        (letters.OFFSET, str(record.offset)),
-        (letters.TIME, timestamp(time.time_ns() // 1_000_000)),
+        *letters.put_aside(place.topic, place.partition, record.offset, letter.reason, now),
         *([] if letter.answered is None else [(letters.ANSWERED, letter.answered)]),
         *([] if letter.stack is None else [(letters.STACK, letter.stack.encode(errors="replace"))]),
     ]

@@ -9,6 +9,8 @@ was first read, so a letter that a crash wrote twice is disposed of once.
 
 from typing import Final
 
+from kompensate.schemas.messages import timestamp
+
 REASON, TIME = "q_reason", "q_time"
 TOPIC, PARTITION, OFFSET = "q_topic", "q_partition", "q_offset"
 LSN, INDEX = "q_lsn", "q_index"  # of an outbox row, in the place of an offset
@@ -24,6 +26,24 @@ RETRIED, DISCARDED = "retried", "discarded"
 
 REASON_CHARACTERS_MAX: Final = 2_000
 """What an exception says may hold a whole record, and a letter must fit where its record did."""
+
+
+def put_aside(topic: str, partition: int, offset: int, reason: str, time: int) -> list[tuple[str, bytes]]:
+    """The headers of a record that is put aside: why, where it lay, and a time in ms since the epoch."""
+    return [
+        (REASON, reason_bytes(reason)),
+        (TOPIC, topic.encode()),
+        (PARTITION, b"%d" % partition),
+        (OFFSET, b"%d" % offset),
+        (TIME, _moment(time).encode()),
+    ]
+
+
+def _moment(time: int) -> str:
+    try:
+        return timestamp(time)
+    except (ValueError, OverflowError, OSError):
+        return str(time)  # a producer may write any 64 bits as its record's time, and years have four digits
 
 
 def reason_bytes(reason: str) -> bytes:

@@ -82,11 +82,7 @@ class Translator:
         """The record with its place and the reason; with `omit` without its value, for one that is too large."""
         headers: list[tuple[str, bytes | None]] = [
             *(record.headers or ()),
-            (letters.REASON, letters.reason_bytes(reason)),
-            (letters.TOPIC, record.topic.encode()),
-            (letters.PARTITION, b"%d" % record.partition),
-            (letters.OFFSET, b"%d" % record.offset),
-            (letters.TIME, b"%d" % record.timestamp),
+            *letters.put_aside(record.topic, record.partition, record.offset, reason, record.timestamp),
         ]
         value = record.value
         if omit:

@@ -207,11 +207,7 @@ class Batch:
         """Original bytes and headers, with where they came from and why they are here, and what was `answered`."""
         headers = [
             *(record.headers or ()),
-            (letters.REASON, letters.reason_bytes(reason)),
-            (letters.TOPIC, record.topic.encode()),
-            (letters.PARTITION, b"%d" % record.partition),
-            (letters.OFFSET, b"%d" % record.offset),
-            (letters.TIME, b"%d" % record.timestamp),
+            *letters.put_aside(record.topic, record.partition, record.offset, reason, record.timestamp),
             *([] if answered is None else [(letters.ANSWERED, answered.encode())]),
         ]
         self._add(OutRecord(self._topics.quarantine, self._number, record.key, record.value, headers))

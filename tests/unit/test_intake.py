@@ -18,7 +18,7 @@ from kompensate.orchestrator.settings import Settings
 from kompensate.orchestrator.testing import MemoryBroker, VirtualClock
 from kompensate.orchestrator.testing.sources import MemorySources
 from kompensate.orchestrator.worker.transactions import Reaction, TransactionError
-from kompensate.schemas.messages import SIGNAL, START, Request
+from kompensate.schemas.messages import SIGNAL, START, Request, timestamp
 from kompensate.schemas.payloads import BadPayload
 from kompensate.schemas.topics import Topics, partition_of
 from tests.fixtures.stage import CHECKOUT
@@ -182,7 +182,7 @@ def test_poison_is_put_aside_and_stops_nobody(value: object, reason: str) -> Non
     assert kept == (value if value is None or isinstance(value, bytes) else json.dumps(value).encode())
     assert (headers.pop("q_reason") or b"").decode().startswith(reason)
     [source] = [r for r in bench.broker.read("orders.placed", partition_of("k", 4)) if r.offset == at]
-    assert headers.pop("q_time") == b"%d" % source.timestamp
+    assert headers.pop("q_time") == timestamp(source.timestamp).encode()
     assert headers == {
         "kind": b"placed",
         "q_topic": b"orders.placed",

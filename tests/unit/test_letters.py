@@ -56,6 +56,21 @@ def test_a_letter_says_where_it_came_from() -> None:
     ]
 
 
+@pytest.mark.parametrize("told", ["2026-03-01T12:00:00.000Z", "1772366400000"])
+def test_its_time_is_read_in_both_ways_that_it_was_written(told: str) -> None:
+    """Quarantines of earlier versions have milliseconds."""
+    assert letter(**{q.TIME: told}).put_aside_at == 1_772_366_400_000
+
+
+@pytest.mark.parametrize("time", [0, 1_772_366_400_000, 2**63 - 1, -1, -(2**63)])
+def test_a_record_is_put_aside_whatever_time_it_says(time: int) -> None:
+    """A producer may write any: it is text all the same, and comes back where a date can say it."""
+    headers = {name: value.decode() for name, value in q.put_aside("shop.requests", 2, 42, "why", time)}
+
+    assert (headers[q.TOPIC], headers[q.PARTITION], headers[q.OFFSET]) == ("shop.requests", "2", "42")
+    assert letter(**headers).put_aside_at == (time if time > -(2**63) else 0), "a minus is no number: the letter's own"
+
+
 def test_a_letter_written_twice_is_one() -> None:
     """A crash between the dead letter and its group's commit writes it again: the last copy stands for both."""
     found = letters_of([record(0, HEADERS), record(1, {**HEADERS, q.OFFSET: "43"}), record(2, HEADERS)])

@@ -10,7 +10,7 @@ from kompensate.orchestrator.errors import Corrupted
 from kompensate.orchestrator.ports import Record
 from kompensate.orchestrator.sagas.journal import STATE_HEADER
 from kompensate.schemas import letters
-from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Reply, Request
+from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Reply, Request, timestamp
 from kompensate.schemas.topics import partition_of
 from tests.fixtures.driving import APP, CHECKOUT, SERVICES, Order, Reserve, inventory
 from tests.fixtures.partitions import EPOCH, IDS, PARTITIONS, TOPICS, Shop, header, keys
@@ -69,7 +69,7 @@ def test_bad_input_is_put_aside(make: Callable[[Shop], Record], told: str) -> No
     assert headers[: len(bad.headers or ())] == list(bad.headers or ())
     ours = dict(headers[len(bad.headers or ()) :])
     assert (ours["q_topic"], ours["q_partition"], ours["q_offset"]) == (bad.topic.encode(), b"0", b"%d" % bad.offset)
-    assert ours["q_time"] == b"%d" % EPOCH
+    assert ours["q_time"] == timestamp(EPOCH).encode()
     assert shop.commands[-1].saga_id == IDS[1]
     assert shop.partition.live == 1
 
