@@ -63,6 +63,13 @@ def make_request(
     )
 
 
+def check_stated(what: str, who: str, reason: str) -> None:
+    """Raise ValueError where an order has no name or no reason: both are recorded. The message begins with `what`."""
+    for name, text in (("who gave it", who), ("a reason", reason)):
+        if not text.strip():
+            raise ValueError(f"{what}: expected {name}, got none: it stands in the saga's history")
+
+
 def sealed(value: object, saga_id: str, payloads: SagaPayloads) -> bytes:
     """A payload of that saga as bytes; what is bytes already is JSON. Raises BadPayload."""
     bound = payloads.for_saga(saga_id)

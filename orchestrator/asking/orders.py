@@ -11,7 +11,7 @@ from uuid import uuid4
 from kompensate.schemas.envelope import content_type
 from kompensate.schemas.formats import PLAIN, SagaPayloads
 from kompensate.schemas.messages import ORDERS, Request
-from kompensate.schemas.requests import sealed
+from kompensate.schemas.requests import check_stated, sealed
 from kompensate.schemas.topics import check_saga_id
 
 STEP_VERBS = ("retry", "skip", "complete")
@@ -38,9 +38,7 @@ def order_request(
     """
     if verb not in ORDERS:
         raise ValueError(f"order: expected one of {', '.join(ORDERS)}, got {verb!r}")
-    for name, text in (("who gave it", who), ("a reason", reason)):
-        if not text.strip():
-            raise ValueError(f"{verb} of saga {saga_id!r}: expected {name}, got none: it stands in the saga's history")
+    check_stated(f"{verb} of saga {saga_id!r}", who, reason)
     if step is not None and verb not in STEP_VERBS:
         raise ValueError(f"{verb} of saga {saga_id!r}: expected no step, for it is about the whole, got {step!r}")
     if result is not None and verb != "complete":

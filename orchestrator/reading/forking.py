@@ -18,6 +18,7 @@ from kompensate.orchestrator.sagas.journal import ReadPage
 from kompensate.schemas.envelope import content_type
 from kompensate.schemas.messages import FORK, FORK_HELD, RESET, Request
 from kompensate.schemas.payloads import PAYLOAD_BYTES_MAX
+from kompensate.schemas.requests import check_stated
 from kompensate.schemas.topics import check_saga_id
 
 _LEFT = (CallStatus.DONE, CallStatus.IN_DOUBT, CallStatus.SENT, CallStatus.WAITING)
@@ -90,9 +91,7 @@ def point(
     `pages` are its newest run's, `version` is the definition's that the new saga follows (default: its own); `reset`:
     it is under way, and is to end. Raises ValueError where no other saga may go on from there.
     """
-    for name, text in (("who orders it", who), ("a reason", reason)):
-        if not text.strip():
-            raise ValueError(f"fork of saga {saga_id!r}: expected {name}, got none: it stands in the histories")
+    check_stated(f"fork of saga {saga_id!r}", who, reason)
     if (step is None) == (event is None):
         got = "neither" if step is None else "both"
         raise ValueError(f"fork of saga {saga_id!r}: expected a step or an event to go on from, got {got}")
