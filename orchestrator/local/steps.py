@@ -59,19 +59,21 @@ class Steps:
         await gate.enter(job.work.priority)
         try:
             if job.wanted():
-                answer(await perform(job, self._on_thread))
+                answer(await perform(job, self._result_of))
         finally:
             gate.leave()
 
-    async def _on_thread(self, call: Callable[[], Any]) -> Any:
+    async def _result_of(self, function: Callable[[], Any]) -> Any:
+        if inspect.iscoroutinefunction(function):
+            return await function()
         async with self._free:
-            return await asyncio.wrap_future(aside(call))
+            return await asyncio.wrap_future(aside(function))
 
 
-async def perform(job: Job, blocking: Callable[[Callable[[], Any]], Awaitable[Any]]) -> Ran:
-    """Run one job; `blocking` awaits a function that is not `async def`. Never raises: how it ended is the answer."""
+async def perform(job: Job, result_of: Callable[[Callable[[], Any]], Awaitable[Any]]) -> Ran:
+    """Run one job; `result_of` runs a function, `async def` or not. Never raises: how it ended is the answer."""
     try:
-        value = await _call(job, blocking)
+        value = await _call(job, result_of)
     except Refuse as error:
         return Ran(job.saga_id, job.id, "refused", _said(error.reason, error.detail or None))
     except NotDone as error:
@@ -88,13 +90,10 @@ async def perform(job: Job, blocking: Callable[[Callable[[], Any]], Awaitable[An
         return Ran(job.saga_id, job.id, "unknown", _said(f"expected a result that can be encoded, got: {error}"))
 
 
-async def _call(job: Job, blocking: Callable[[Callable[[], Any]], Awaitable[Any]]) -> Any:
-    function, args = job.work.function, job.work.args
-    if takes_key(function):
-        function = partial(function, **{KEY: job.id})
-    if inspect.iscoroutinefunction(function):
-        return await function(*args)
-    value = await blocking(lambda: function(*args))
+async def _call(job: Job, result_of: Callable[[Callable[[], Any]], Awaitable[Any]]) -> Any:
+    function = job.work.function
+    key = {KEY: job.id} if takes_key(function) else {}
+    value = await result_of(partial(function, *job.work.args, **key))
     return await value if inspect.isawaitable(value) else value
 
 

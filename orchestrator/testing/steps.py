@@ -19,8 +19,7 @@ class InlineSteps:
     def start(self, job: Job, answer: Callable[[Ran], None]) -> None:
         if not job.wanted():
             return
-        steps = perform(job, _at_once)
-        answer(_awaited(steps) if inspect.iscoroutinefunction(job.work.function) else _without_loop(steps))
+        answer(_without_loop(perform(job, _at_once)))
 
 
 def _awaited(steps: Coroutine[Any, Any, T]) -> T:
@@ -33,16 +32,16 @@ def _awaited(steps: Coroutine[Any, Any, T]) -> T:
 
 
 def _without_loop(steps: Coroutine[Any, Any, Ran]) -> Ran:
-    """What waits for nothing needs no event loop, which takes longer to make than most steps."""
+    """`_at_once` waits for nothing, so no event loop is needed here, which takes longer to make than most steps."""
     try:
         steps.send(None)
     except StopIteration as done:
         return cast(Ran, done.value)
-    raise AssertionError("a function that is not async def was waited for")
+    raise AssertionError("something was waited for outside of the step's own event loop")
 
 
-async def _at_once(call: Callable[[], Any]) -> Any:
-    value = call()
+async def _at_once(function: Callable[[], Any]) -> Any:
+    value = function()
     return _awaited(_result(value)) if inspect.isawaitable(value) else value
 
 
