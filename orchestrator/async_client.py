@@ -20,9 +20,10 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, cast, overload
 
 from kompensate.orchestrator.asking.requests import Start
+from kompensate.orchestrator.asking.resetting import resetting
 from kompensate.orchestrator.asking.sender import Delivery
 from kompensate.orchestrator.client import OUTCOME_SECONDS, Client
 from kompensate.orchestrator.reading.handling import not_ended, not_handled
@@ -40,8 +41,6 @@ from kompensate.orchestrator.reading.tail import Tail
 from kompensate.orchestrator.reading.waiters import End, Fate, Shows
 from kompensate.schemas.formats import PayloadFormat
 from kompensate.schemas.messages import Request
-
-T = TypeVar("T")
 
 FULL_SECONDS = 0.01
 """The wait before librdkafka is offered what its full queue did not take."""
@@ -220,17 +219,16 @@ class AsyncClient:
         about: dict[str, Any] = {"who": who, "reason": reason, "step": step, "event": event, "version": version}
         until = time.monotonic() + timeout
         point = await asyncio.to_thread(self._client.point, saga_id, reset=True, **about)
-        sent = await self._asked(self._client.requests.fork(point, new_id, held=True), until)
-        if sent.outcome is None or not sent.outcome.accepted:
-            return sent
-        sent = await self._asked(self._client.requests.reset(point, new_id), until)
-        if sent.outcome is not None and not sent.outcome.accepted:
-            await self.order("close", new_id, who=who, reason=f"{saga_id} was not reset: {sent.outcome.reason}")
-        return sent
-
-    async def _asked(self, request: Request, until: float) -> Sent:
-        sent = (await self.send([request]))[0]
-        return replace(sent, outcome=await self.outcome(sent, max(0.0, until - time.monotonic())))
+        steps = resetting(self._client.requests, point, new_id)
+        ask = next(steps)
+        try:
+            while True:
+                sent = (await self.send([ask.request]))[0]
+                if ask.decides:
+                    sent = replace(sent, outcome=await self.outcome(sent, max(0.0, until - time.monotonic())))
+                ask = steps.send(sent)
+        except StopIteration as done:
+            return cast(Sent, done.value)
 
     async def send(self, requests: Sequence[Request]) -> list[Sent]:
         """Send requests in their order; returns when Kafka has them all."""

@@ -16,9 +16,10 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from kompensate.orchestrator.asking.requests import Requests, Start
+from kompensate.orchestrator.asking.resetting import resetting
 from kompensate.orchestrator.asking.sender import Sender
 from kompensate.orchestrator.reading import publishing
 from kompensate.orchestrator.reading.forking import Point, point
@@ -226,18 +227,16 @@ class Client:
         """
         until = time.monotonic() + timeout
         about: dict[str, Any] = {"who": who, "reason": reason, "step": step, "event": event, "version": version}
-        point = self.point(saga_id, reset=True, **about)
-        sent = self._asked(self.requests.fork(point, new_id, held=True), until)
-        if sent.outcome is None or not sent.outcome.accepted:
-            return sent
-        sent = self._asked(self.requests.reset(point, new_id), until)
-        if sent.outcome is not None and not sent.outcome.accepted:
-            self.order("close", new_id, who=who, reason=f"{saga_id} was not reset: {sent.outcome.reason}")
-        return sent
-
-    def _asked(self, request: Request, until: float) -> Sent:
-        sent = self.send([request])[0]
-        return replace(sent, outcome=self.outcome(sent, max(0.0, until - time.monotonic())))
+        steps = resetting(self.requests, self.point(saga_id, reset=True, **about), new_id)
+        ask = next(steps)
+        try:
+            while True:
+                sent = self.send([ask.request])[0]
+                if ask.decides:
+                    sent = replace(sent, outcome=self.outcome(sent, max(0.0, until - time.monotonic())))
+                ask = steps.send(sent)
+        except StopIteration as done:
+            return cast(Sent, done.value)
 
     def point(self, saga_id: str, **about: Any) -> Point:
         """A point of its history, as `kompensate.orchestrator.reading.forking.point` has it. For any thread."""
