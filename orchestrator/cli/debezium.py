@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from functools import wraps
+from typing import TypeAlias
 
 import click
 
@@ -58,14 +60,36 @@ def debezium(context: click.Context, dsns: tuple[str, ...], slot: str | None, pu
         click.echo(json.dumps(found, indent=2))
 
 
+Found: TypeAlias = dict[str, list[Finding]]
+"""What was found, by the connector's name."""
+
+
+def _of_outboxes(look: Callable[[list[DebeziumSettings]], Found]) -> Callable[..., None]:
+    """Options for the outboxes that `look` is given; what it finds is shown."""
+
+    @wraps(look)
+    def command(
+        dsns: tuple[str, ...], connect: str, slot: str | None, publication: str, table: str, output: str
+    ) -> None:
+        if slot is not None and len(dsns) > 1:
+            raise click.UsageError("--slot: expected one --dsn with it, since every database needs a slot of its own")
+        try:
+            outboxes = [
+                DebeziumSettings(dsn, connect, service=service, slot=slot, publication=publication, table=table)
+                for service, dsn in map(outbox_of, dsns)
+            ]
+            found = look(outboxes)
+        except (Halted, ValueError) as error:
+            raise click.ClickException(str(error)) from error
+        show_findings(found, output)
+
+    shown = output_option("table", "json")
+    return dsn_option(_connect(_slot(publication_option(table_option(shown(command))))))
+
+
 @debezium.command()
-@dsn_option
-@_connect
-@_slot
-@publication_option
-@table_option
-@output_option("table", "json")
-def register(dsns: tuple[str, ...], connect: str, slot: str | None, publication: str, table: str, output: str) -> None:
+@_of_outboxes
+def register(outboxes: list[DebeziumSettings]) -> Found:
     """Give Kafka Connect a connector for each outbox, or its configuration again, and wait until it reads.
 
     The connector is called like the service. First the database and the connector's own validation are asked: where
@@ -73,43 +97,16 @@ def register(dsns: tuple[str, ...], connect: str, slot: str | None, publication:
 
     Example: kompensate relay debezium register --dsn inventory=postgresql://db/inventory --connect http://connect:8083
     """
-    _each(registering.register, dsns, connect, slot, publication, table, output)
+    return {one.name: registering.register(one) for one in outboxes}
 
 
 @debezium.command()
-@dsn_option
-@_connect
-@_slot
-@publication_option
-@table_option
-@output_option("table", "json")
-def check(dsns: tuple[str, ...], connect: str, slot: str | None, publication: str, table: str, output: str) -> None:
+@_of_outboxes
+def check(outboxes: list[DebeziumSettings]) -> Found:
     """Look at Kafka Connect, the connector, its tasks, its position and its slot. Nothing is changed.
 
     Exit code 1 where something is wrong; an advice alone is none.
 
     Example: kompensate relay debezium check --dsn inventory=postgresql://db/inventory --connect http://connect:8083
     """
-    _each(registering.check, dsns, connect, slot, publication, table, output)
-
-
-def _each(
-    do: Callable[[DebeziumSettings], list[Finding]],
-    dsns: tuple[str, ...],
-    connect: str,
-    slot: str | None,
-    publication: str,
-    table: str,
-    output: str,
-) -> None:
-    if slot is not None and len(dsns) > 1:
-        raise click.UsageError("--slot: expected one --dsn with it, since every database needs a slot of its own")
-    try:
-        settings = [
-            DebeziumSettings(dsn, connect, service=service, slot=slot, publication=publication, table=table)
-            for service, dsn in map(outbox_of, dsns)
-        ]
-        found = {one.name: do(one) for one in settings}
-    except (Halted, ValueError) as error:
-        raise click.ClickException(str(error)) from error
-    show_findings(found, output)
+    return {one.name: registering.check(one) for one in outboxes}
