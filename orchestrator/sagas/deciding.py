@@ -53,10 +53,10 @@ class Deciding:
         self._local = local
         self._limited = limited
 
-    def begin(self, saga_id: str, input_: i.Input, record: Record, *, ended: bool) -> None:
-        """An input for a saga that is not there, or has `ended`: it may begin one."""
+    def begin(self, saga_id: str, input_: i.Input, record: Record, run: str, *, ended: bool) -> None:
+        """An input for a saga that is not there, or has `ended`: it may begin one, whose run is `run`."""
         if isinstance(input_, i.StartAsked | i.SignalArrived | i.ForkAsked) and not ended:
-            entry = self._sagas.begin(saga_id, f"{record.partition}.{record.offset}")
+            entry = self._sagas.begin(saga_id, run)
             self.batch.before[saga_id] = None
             problem = begin_fork(entry, self._catalogue, input_, partial(self._note, saga_id, entry))
             if problem:

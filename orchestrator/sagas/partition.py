@@ -123,7 +123,8 @@ class Partition:
             return
         entry = self._sagas.get(saga_id)
         if entry is None:
-            self._deciding.begin(saga_id, input_, record, ended=saga_id in self._ended)
+            run = f"{self.number}.{record.offset}"
+            self._deciding.begin(saga_id, input_, record, run, ended=saga_id in self._ended)
         else:
             self._deciding.apply(saga_id, entry, input_, record)
 
