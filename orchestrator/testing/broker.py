@@ -243,12 +243,6 @@ class MemoryBroker:
         place.entries = [entry for entry in place.entries if stays(entry)]
         return before - len(place.entries)
 
-    def delete_before(self, topic: str, partition: int, offset: int) -> None:
-        """What retention does."""
-        place = self._topics[topic][partition]
-        place.entries = [entry for entry in place.entries if entry.offset >= offset]
-        place.low = max(place.low, offset)
-
     def truncate(self, topic: str, partition: int, offset: int) -> None:
         """What an unclean leader election does: everything from `offset` on is gone."""
         place = self._topics[topic][partition]
