@@ -5,6 +5,8 @@ key, partition, value, and the headers `id` and HEADER_COLUMNS in that order; a 
 with a null value. Pure: values come in as PostgreSQL's binary forms, from the slot or from a COPY.
 """
 
+import struct
+from binascii import hexlify
 from collections.abc import Sequence, Set
 from operator import itemgetter
 from typing import Final, NamedTuple, TypeAlias
@@ -15,6 +17,7 @@ from kompensate.outbox.tables import HEADER_COLUMNS
 Header: TypeAlias = tuple[str, bytes | None]
 
 _UUID, _BYTEA = 2950, 17
+_UUID_PARTS = struct.Struct("8s4s4s4s12s").unpack
 _TEXT: Final = {25: "text", 1043: "varchar"}
 _INTEGERS: Final = {21: "smallint", 23: "integer", 20: "bigint"}
 
@@ -118,5 +121,4 @@ def uuid_text(value: bytes | None) -> bytes | None:
     """A uuid's 16 bytes in its usual text form, as Debezium writes it."""
     if value is None:
         return None
-    h = value.hex()
-    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}".encode()
+    return b"-".join(_UUID_PARTS(hexlify(value)))

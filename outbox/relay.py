@@ -78,8 +78,12 @@ class Sink(Protocol):
         A record with partition -1 goes where its key says.
         """
 
-    def poll(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds for answers and hand them out. Raises Disconnected where it is broken."""
+    def poll(self, timeout: float) -> bool:
+        """Hand out the answers that have come; whether nothing is under way any more.
+
+        With a `timeout`, in seconds, what was kept back for a larger batch goes out, and the last answer is waited for.
+        Raises Disconnected where it is broken.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +98,8 @@ class Limits:
     """Far below `replication.SILENCE_MS`, so that a busy or blocked relay is not taken for dead."""
     idle_wait: float = 0.2
     """How long one read waits: the time that a request to stop may take to be seen."""
-    ack_wait: float = 0.02
-    """The same while acknowledgements are awaited."""
+    ack_wait: float = 0.005
+    """How long acknowledgements are awaited before the slot is looked at again."""
     drain: float = 10.0
     """After a request to stop: how long acknowledgements are awaited before leaving without them."""
     transactions_max: int = 100_000
@@ -152,9 +156,9 @@ class Relay:
         self._clock = clock
         self._mappings: dict[int, Mapping | None] = {}
         self._open: deque[_Transaction] = deque()  # oldest first; the last one may still be being read
-        self._refused: deque[tuple[_Place, Record, Refusal, bool]] = deque()
+        self._refused: deque[tuple[_Place, Record, bool, Refusal]] = deque()
         self._warned: set[str] = set()
-        self._heard = False
+        self._heard = self._awaits = False
         self._safe = self._confirmed = self._idle = 0
         self._confirmed_at = self._told_at = clock()
         self.rows = 0
@@ -206,14 +210,15 @@ class Relay:
             self._answers(self._limits.ack_wait)
             self._confirm()
             return
-        messages = self._source.read(self._limits.ack_wait if self._open else self._limits.idle_wait)
+        messages = self._source.read(0 if self._awaits else self._limits.idle_wait)
         if messages:
             fault("relay.after_read")
             for message in messages:
                 if not self._handle(message):
                     return
             fault("relay.before_ack")
-        self._answers(0)
+        # Nothing more to read: what is kept back for company goes out.
+        self._awaits = not self._answers(0 if messages else self._limits.ack_wait)
         self._confirm()
 
     def _handle(self, message: Message) -> bool:
@@ -260,13 +265,13 @@ class Relay:
 
     def _carry(self, transaction: _Transaction, record: Record) -> bool:
         """Send one row. False: asked to stop while the sink was full, so the row was not sent."""
-        place = _Place(transaction, transaction.rows)
-        transaction.rows += 1
+        row = transaction.rows
+        transaction.rows = row + 1
         transaction.unanswered += 1
         if record.partition < 0:
-            self._answered(place, record, False, Refusal(f"partition {record.partition} is below 0"))
+            self._answered(transaction, row, record, False, Refusal(f"partition {record.partition} is below 0"))
             return True
-        if not self._send(record, partial(self._answered, place, record, False)):
+        if not self._send(record, partial(self._answered, transaction, row, record, False)):
             return False
         self.rows += 1
         return True
@@ -279,23 +284,28 @@ class Relay:
             self._confirm()
         return True
 
-    def _answered(self, place: _Place, record: Record, is_dead: bool, refusal: Refusal | None) -> None:
+    def _answered(
+        self, transaction: _Transaction, row: int, record: Record, is_dead: bool, refusal: Refusal | None
+    ) -> None:
         self._heard = True
         if refusal is None:
-            place.transaction.unanswered -= 1
+            transaction.unanswered -= 1
         else:
             # Sending from within the sink's own callback could call back for ever: `_answers` sees to it.
-            self._refused.append((place, record, refusal, is_dead))
+            self._refused.append((_Place(transaction, row), record, is_dead, refusal))
 
-    def _answers(self, timeout: float) -> None:
-        self._sink.poll(timeout)
+    def _answers(self, timeout: float) -> bool:
+        """Take in what the broker says; whether nothing is under way any more."""
+        is_all = self._sink.poll(timeout)
         while self._refused and not self._stopping():
             self._bury(*self._refused.popleft())
+            is_all = False
         if self._heard:
             self._heard = False
             fault("relay.after_ack")
+        return is_all
 
-    def _bury(self, place: _Place, record: Record, refusal: Refusal, is_dead: bool) -> None:
+    def _bury(self, place: _Place, record: Record, is_dead: bool, refusal: Refusal) -> None:
         """Put a refused row on the dead-letter topic; a dead letter that is itself too large goes without its value."""
         if not is_dead:
             log.error("row at %s for topic %s refused (%s): dead letter", place, record.topic, refusal.reason)
@@ -310,7 +320,7 @@ class Relay:
                 f"got {refusal.reason!r} from it too: create that topic, or let this relay write to it. Nothing of the "
                 "row's transaction is confirmed, so it comes again at the next start"
             )
-        self._send(letter, partial(self._answered, place, letter, True))
+        self._send(letter, partial(self._answered, *place, letter, True))
 
     def _letter(self, place: _Place, record: Record, refusal: Refusal) -> Record:
         added: list[Header] = [

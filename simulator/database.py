@@ -149,9 +149,9 @@ class MemorySink:
         self._waiting.append((record, delivered))
         return True
 
-    def poll(self, timeout: float) -> None:
+    def poll(self, timeout: float) -> bool:
         if not self._waiting:
-            return
+            return True
         lost = self.lost(len(self._waiting))
         if lost is not None:
             waiting, self._waiting = self._waiting, []
@@ -164,6 +164,7 @@ class MemorySink:
             self._write(record)
         for _record, delivered in waiting:
             delivered(None)
+        return not self._waiting
 
     def _write(self, record: Record) -> None:
         self._broker.produce(record.topic, record.partition, record.key, record.value, record.headers)

@@ -67,6 +67,15 @@ def test_a_record_has_what_its_row_has(any_outbox: RealOutbox) -> None:
     assert second["value"] is None
 
 
+def test_a_row_without_company_waits_for_none(any_outbox: RealOutbox) -> None:
+    """However long batches may fill while rows come without a pause, one alone goes out at once."""
+    with any_outbox.streaming():
+        pass
+    with RelayService(any_outbox.settings(kafka={"linger.ms": 300_000})):
+        any_outbox.write(numbered(0, 1))
+        any_outbox.arrived(payloads(0, 1))
+
+
 def test_a_stopped_relay_goes_on_where_it_stopped(any_outbox: RealOutbox) -> None:
     """Rows committed in between arrive; those before do not come again, since it confirmed them when it left."""
     with any_outbox.streaming():

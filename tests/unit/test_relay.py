@@ -9,7 +9,7 @@ import pytest
 
 from kompensate.outbox import relay as relay_module
 from kompensate.outbox.errors import Misconfigured, Undeliverable
-from kompensate.outbox.pgoutput import Column, Ignored, Insert, ProtocolError
+from kompensate.outbox.pgoutput import Column, Ignored, Insert, Message, ProtocolError
 from kompensate.outbox.records import Mapping
 from kompensate.outbox.relay import Limits, Relay
 from tests.fixtures.relay import (
@@ -125,6 +125,24 @@ def test_a_stop_while_the_sink_is_full_confirms_nothing_of_the_row_that_was_not_
 
     assert bench.slot.confirmed == []
     assert set(bench.broker.payloads("replies")) == {b"%d" % n for n in range(8)}
+
+
+def test_the_slot_is_not_waited_for_while_answers_are() -> None:
+    """A sink that keeps rows back for company is told of every pause: only then do they go out."""
+    bench = Bench()
+    read, waited = bench.slot.read, []
+
+    def reading(timeout: float) -> list[Message]:
+        if timeout and bench.producer.in_flight:
+            waited.append(timeout)
+        return read(timeout)
+
+    bench.slot.read = reading  # type: ignore[method-assign]
+    for n in range(20):
+        bench.wal.commit(row("replies", n % 4, "order-1", b"%d" % n))
+    bench.until_confirmed()
+
+    assert waited == []
 
 
 def test_a_later_transaction_waits_for_an_earlier_one() -> None:
