@@ -1,4 +1,4 @@
-"""Three roles for a service's database, as SQL: who owns the tables, the service itself, and its relay.
+"""Roles for a service's database, as SQL: who owns the tables, the service itself, its relay, and an operator.
 
 Rendered from names, which are quoted here and nowhere else. What each may do is tested on a real server
 (tests/integration/test_roles.py), and why stands in docs/guides/security.md.
@@ -10,7 +10,7 @@ from sqlalchemy import String
 from sqlalchemy.dialects import postgresql
 
 from kompensate.outbox.checkpoint import MAKE_CHECKPOINTS
-from kompensate.outbox.tables import OUTBOX, PUBLICATION, made_tables
+from kompensate.outbox.tables import BREAKER, IDEMPOTENCY, INBOX, OUTBOX, PUBLICATION, made_tables
 
 NAME_BYTES_MAX = 63
 """PostgreSQL cuts a longer name off, and two could become one."""
@@ -21,28 +21,34 @@ _DIALECT = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-cal
 _LITERAL: Callable[[str], str] = String().literal_processor(_DIALECT)  # type: ignore[no-untyped-call]  # as above
 
 
-def roles_sql(owner: str, app: str, relay: str, schema: str = "public") -> str:
+def roles_sql(owner: str, app: str, relay: str, schema: str = "public", *, operator: str | None = None) -> str:
     """Statements that make the roles where they are absent, and set what they may do in `schema`.
 
+    `operator` is for `kompensate locks` and `kompensate outside`; without it there is none.
     For a superuser (or the database's owner with CREATEROLE), in the service's database, after `schema.sql`; again
     after a migration that makes tables. Raises ValueError for names that cannot be.
     """
-    names = {"owner": owner, "app": app, "relay": relay, "schema": schema}
+    roles = {"owner": owner, "app": app, "relay": relay} | ({} if operator is None else {"operator": operator})
+    names = {**roles, "schema": schema}
     for what, name in names.items():
         if not name or "\0" in name or BODY in name or len(name.encode()) > NAME_BYTES_MAX:
             raise ValueError(f"{what}: expected a name of 1 to {NAME_BYTES_MAX} bytes, got {name!r}")
-    if len({owner, app, relay}) < 3:
-        raise ValueError(f"roles: expected three different ones, got {owner!r}, {app!r} and {relay!r}")
+    if len(set(roles.values())) < len(roles):
+        raise ValueError(f"roles: expected {len(roles)} different ones, got {', '.join(map(repr, roles.values()))}")
     values = {what: _identifier(name) for what, name in names.items()}
     texts = {"qualified_text": _text(f"{values['schema']}.{OUTBOX}")} | {
         f"{what}_text": _text(name) for what, name in names.items()
     }
     checkpoints, polled = f"{OUTBOX}_relay", f"{OUTBOX}_polled"
     texts["polled_text"] = _text(f"{values['schema']}.{polled}")
-    return _SQL.format(
+    template = _SQL if operator is None else _SQL + _OPERATOR
+    return template.format(
         **values,
         **texts,
         outbox=OUTBOX,
+        inbox=INBOX,
+        idempotency=IDEMPOTENCY,
+        breaker=BREAKER,
         ours=", ".join(map(_text, (*made_tables(), checkpoints))),
         checkpoints=checkpoints,
         polled=polled,
@@ -73,7 +79,7 @@ DO {body} BEGIN
     END IF;
 END {body};
 
--- The database and the schema are for these three. The owner makes tables and the publication.
+-- The database and the schema are for these roles. The owner makes tables and the publication.
 DO {body} BEGIN
     EXECUTE format('REVOKE ALL ON DATABASE %I FROM PUBLIC', current_database());
     EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I, %I, %I',
@@ -129,4 +135,22 @@ DO {body} DECLARE one regclass = to_regclass({polled_text}); BEGIN
         EXECUTE format('GRANT INSERT, UPDATE ON %s TO %I', one, {relay_text});
     END IF;
 END {body};
+"""
+
+_OPERATOR = """
+-- An operator: sees what sagas hold and wait for, and which outside calls have no answer; breaks locks, and answers for
+-- a provider as the service would. Nothing else of the inbox, and nothing of the service's own tables.
+DO {body} BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {operator_text}) THEN CREATE ROLE {operator} LOGIN; END IF;
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), {operator_text});
+END {body};
+GRANT USAGE ON SCHEMA {schema} TO {operator};
+REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {operator};
+GRANT SELECT ON {schema}.saga_lock, {schema}.saga_lock_wait, {schema}.{idempotency}, {schema}.{breaker},
+    {schema}.{inbox} TO {operator};
+GRANT UPDATE (broken_at, broken_by, broken_why) ON {schema}.saga_lock TO {operator};
+GRANT UPDATE (status, asks, record_topic, record_partition, record_offset, record_key, record_value, record_headers)
+    ON {schema}.{idempotency} TO {operator};
+GRANT UPDATE (state, owner, lease, outcome, reply, reply_type, content_type) ON {schema}.{inbox} TO {operator};
+GRANT INSERT ON {schema}.{outbox} TO {operator};
 """

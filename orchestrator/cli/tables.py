@@ -26,16 +26,17 @@ def tables() -> None:
 @click.option("--owner", required=True, help="Who makes tables: migrations, and `kompensate tables keep`.")
 @click.option("--app", required=True, help="The service itself.")
 @click.option("--relay", required=True, help="What carries its outbox to Kafka.")
+@click.option("--operator", help="Who uses `kompensate locks` and `kompensate outside`; without it there is none.")
 @click.option("--schema", default="public", show_default=True, help="Where the tables are.")
-def roles(owner: str, app: str, relay: str, schema: str) -> None:
-    """Print SQL that makes three roles and gives each what it needs, and no more.
+def roles(owner: str, app: str, relay: str, operator: str | None, schema: str) -> None:
+    """Print SQL that makes a service's roles and gives each what it needs, and no more.
 
     Run it after kompensate/outbox/schema.sql, and again after a migration that makes tables.
 
     Example: kompensate tables roles --owner shop_owner --app shop --relay shop_relay | psql "$DSN"
     """
     try:
-        click.echo(roles_sql(owner, app, relay, schema), nl=False)
+        click.echo(roles_sql(owner, app, relay, schema, operator=operator), nl=False)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 

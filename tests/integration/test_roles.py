@@ -35,7 +35,7 @@ OUTBOX_ROW = (
 # Tomorrow's: it is there on either side of midnight.
 A_DAY = f"outbox_{datetime.now(UTC) + timedelta(days=1):%Y%m%d}"
 
-# What is tried, and which roles may: o(wner), a(pp), r(elay). Each in a transaction that is rolled back.
+# What is tried, and which roles may: o(wner), a(pp), r(elay), (o)p(erator). Each in a transaction that is rolled back.
 MATRIX: tuple[tuple[str, str], ...] = (
     # Business tables are the service's. The owner of these is the superuser that made them.
     ("SELECT * FROM stock", "a"),
@@ -48,7 +48,7 @@ MATRIX: tuple[tuple[str, str], ...] = (
     ("ALTER TABLE stock ADD COLUMN x text", ""),
     ("CREATE TRIGGER t BEFORE INSERT ON stock FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()", ""),
     # The outbox: the service adds, the relay reads, nobody but the owner changes what was said.
-    (OUTBOX_ROW, "oa"),
+    (OUTBOX_ROW, "oap"),
     ("SELECT * FROM outbox", "or"),
     ("UPDATE outbox SET payload = NULL", "o"),
     ("DELETE FROM outbox", "o"),
@@ -64,10 +64,25 @@ MATRIX: tuple[tuple[str, str], ...] = (
     ("CREATE TABLE outbox_20400101 (LIKE outbox INCLUDING DEFAULTS INCLUDING CONSTRAINTS)", "o"),
     # The inbox is the service's.
     ("INSERT INTO inbox (consumer, command_id, state) VALUES ('c', 'i', 'claimed')", "oa"),
-    ("SELECT * FROM inbox", "oa"),
-    ("UPDATE inbox SET state = 'answered'", "oa"),
+    ("SELECT * FROM inbox", "oap"),
+    ("UPDATE inbox SET state = 'answered'", "oap"),
+    ("UPDATE inbox SET command_id = 'another'", "oa"),
     ("DELETE FROM inbox", "oa"),
     ("DROP TABLE inbox", "o"),
+    # Locks and outside calls are the service's; an operator breaks locks, and says what became of calls.
+    ("SELECT * FROM saga_lock, saga_lock_wait", "oap"),
+    ("UPDATE saga_lock SET broken_at = 1, broken_by = 'ann', broken_why = 'x'", "oap"),
+    ("UPDATE saga_lock SET saga_id = 'another'", "oa"),
+    ("INSERT INTO saga_lock (name, app, saga_id, command_id, taken_at) VALUES ('n', 'a', 's', 'c', 0)", "oa"),
+    ("DELETE FROM saga_lock", "oa"),
+    ("DELETE FROM saga_lock_wait", "oa"),
+    ("DROP TABLE saga_lock", "o"),
+    ("SELECT * FROM idempotency, breaker", "oap"),
+    ("UPDATE idempotency SET status = 'closed'", "oap"),
+    ("UPDATE idempotency SET request_hash = ''", "oa"),
+    ("UPDATE breaker SET state = 'closed'", "oa"),
+    ("DELETE FROM idempotency", "oa"),
+    ("DROP TABLE idempotency", "o"),
     # The relay's note is the relay's.
     ("SELECT * FROM outbox_relay", "or"),
     ("INSERT INTO outbox_relay (slot, system_id, confirmed_lsn) VALUES ('s', '1', '0/1')", "or"),
@@ -117,7 +132,7 @@ def may(dsn: str, statement: str) -> bool:
 
 def matrix(guarded: Guarded) -> dict[str, str]:
     """By statement, who may."""
-    roles = {"o": guarded.owner, "a": guarded.app, "r": guarded.relay}
+    roles = {"o": guarded.owner, "a": guarded.app, "r": guarded.relay, "p": guarded.operator}
     return {
         statement: "".join(letter for letter, dsn in roles.items() if may(dsn, statement)) for statement, _ in MATRIX
     }
@@ -194,7 +209,7 @@ def test_hostile_names_are_quoted(postgres: str) -> None:
         (("", "app", "relay"), "owner: expected a name of 1 to 63 bytes, got ''"),
         (("o", "a" * 64, "relay"), "app: expected a name of 1 to 63 bytes, got 'aaaa"),
         (("o", "a", "r$kompensate$"), "relay: expected a name"),
-        (("o", "a", "a"), "roles: expected three different ones, got 'o', 'a' and 'a'"),
+        (("o", "a", "a"), "roles: expected 3 different ones, got 'o', 'a', 'a'"),
     ],
 )
 def test_names_that_cannot_be_are_refused(names: tuple[str, str, str], complaint: str) -> None:
