@@ -14,7 +14,7 @@ from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from kompensate.outbox.checkpoint import MAKE_CHECKPOINTS, Checkpoint, Holder, SlotState
-from kompensate.outbox.errors import Disconnected, Misconfigured, SlotInUse, refused
+from kompensate.outbox.errors import Disconnected, Misconfigured, SlotInUse, refused, with_advice
 from kompensate.outbox.health import SlotStanding
 from kompensate.outbox.naming import Names, plain_dsn
 from kompensate.outbox.pgoutput import lsn_number, lsn_text
@@ -80,7 +80,7 @@ def connect(conninfo: str) -> psycopg.Connection[tuple[Any, ...]]:
                 f"PostgreSQL: expected a role, password and database that the server takes, got: {line(error)}: "
                 "mend the DSN, or make what it names"
             ) from error
-        raise Disconnected(f"PostgreSQL: {line(error)}") from error
+        raise Disconnected(f"PostgreSQL: {with_advice(line(error))}") from error
 
 
 def line(error: Exception) -> str:

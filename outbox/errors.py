@@ -48,6 +48,12 @@ class Undeliverable(Halted):
     """A row can go neither to its own topic nor to the dead-letter topic."""
 
 
+def with_advice(text: str) -> str:
+    """What libpq says of a failed connection; of a certificate that it does not believe it says no more than that."""
+    advice = "expected a certificate of the authority in sslrootcert that has not expired"
+    return f"{text}: {advice}" if "certificate verify failed" in text else text
+
+
 def refused(text: str) -> bool:
     """Whether a failed connection's text says that the server is there and does not want us.
 

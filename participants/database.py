@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Dialect, Engine, create_engine
 from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.event import listen
 
+from kompensate.outbox.errors import with_advice
 from kompensate.outbox.naming import check_dsn
 from kompensate.outbox.writer import sqlite_cursor
 
@@ -26,7 +28,7 @@ def connect(dsn: str, service: str) -> Engine:
     """
     check_dsn(dsn)
     if "://" not in dsn:
-        return _libpq(dsn, service)
+        return _postgresql("postgresql+psycopg://", service, {}, dsn)
     url = make_url(dsn)
     if url.get_backend_name() == "sqlite":
         return _sqlite(dsn)
@@ -53,8 +55,9 @@ def adopt(engine: Engine) -> Engine:
     return engine
 
 
-def _postgresql(url: str, service: str, arguments: dict[str, Any]) -> Engine:
-    return create_engine(
+def _postgresql(url: str, service: str, arguments: dict[str, Any], text: str | None = None) -> Engine:
+    """`text` is libpq's own, which goes to the driver as it is: SQLAlchemy has no place for it in a URL."""
+    engine = create_engine(
         url,
         # Its errors would quote the values of a payload, in logs, replies and dead letters.
         hide_parameters=True,
@@ -64,15 +67,14 @@ def _postgresql(url: str, service: str, arguments: dict[str, Any]) -> Engine:
         connect_args={"application_name": f"kompensate {service}", **arguments},
     )
 
+    def connect(dialect: Dialect, _record: object, given: list[Any], named: dict[str, Any]) -> DBAPIConnection:
+        assert dialect.loaded_dbapi is not None  # it is the engine's
+        try:
+            return dialect.connect(*(given if text is None else [text]), **named)
+        except dialect.loaded_dbapi.OperationalError as error:
+            raise type(error)(with_advice(str(error))) from error
 
-def _libpq(text: str, service: str) -> Engine:
-    """libpq's own text goes to the driver as it is: SQLAlchemy has no place for it in a URL."""
-    engine = _postgresql("postgresql+psycopg://", service, {})
-
-    def give_text(_dialect: object, _record: object, arguments: list[Any], _named: dict[str, Any]) -> None:
-        arguments[:] = [text]
-
-    listen(engine, "do_connect", give_text)
+    listen(engine, "do_connect", connect)
     return engine
 
 
