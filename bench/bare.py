@@ -57,7 +57,7 @@ class Bare:
     def __init__(self, bootstrap: str, topics: Topics) -> None:
         self._topics = topics
         self._script = script(topics)
-        inputs = [topics.requests, *(topics.replies(service) for service in APPLICATION.services)]
+        inputs = topics.inputs(APPLICATION.services)
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,

@@ -67,7 +67,7 @@ class Client:
         self._reader: Reader | None = None
         self.requests = Requests(source, self._payloads)
         """Makes requests to `send` with others."""
-        self.sender = Sender(bootstrap, self.topics.requests, self._kafka, timeout)
+        self.sender = Sender(bootstrap, self.topics, self._kafka, timeout)
 
     def __enter__(self) -> "Client":
         return self

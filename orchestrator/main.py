@@ -150,7 +150,7 @@ class Worker:
             self._settings,
             group=group_of(self._application, self._settings),
             slot=slot.name,
-            inputs=[names.requests, *(names.replies(service) for service in self._application.services)],
+            inputs=names.inputs(self._application.services),
             state=names.state,
             writer_of=watermark_writer,
             clock=self._clock,

@@ -130,8 +130,9 @@ def _member(role: str, group: str) -> list[Need]:
 def _orchestrator(application: Application, names: Topics) -> Iterator[Need]:
     """Workers: at their start they compare every topic's configuration with the plan."""
     role = "orchestrator"
-    # Children and schedules are started by requests.
-    yield _topic(role, names.requests, "Read", "Write", "DescribeConfigs")
+    # Declared schedules are asked for by requests; what sagas ask of each other stands with the orders.
+    for name in (names.requests, names.orders):
+        yield _topic(role, name, "Read", "Write", "DescribeConfigs")
     yield _topic(role, names.state, "Read", "Write", "DescribeConfigs")
     yield _topic(role, names.history, "Write", "DescribeConfigs")
     yield _topic(role, names.quarantine, "Write", "DescribeConfigs")
@@ -190,6 +191,7 @@ def _clients(application: Application, names: Topics) -> Iterator[Need]:
         for name in (names.state, names.history, names.quarantine):
             yield _topic(role, name, "Read", *(("DescribeConfigs",) if role == "operator" else ()))
         yield role, "group", READER_GROUP, ("Describe",), "literal"
+    yield _topic("operator", names.orders, "Write", "Read", "DescribeConfigs")
     for service in application.services:
         yield _topic("operator", names.replies(service), "Read", "DescribeConfigs")
         yield _topic("operator", names.commands(service), "Describe", "DescribeConfigs")
@@ -199,7 +201,7 @@ def _clients(application: Application, names: Topics) -> Iterator[Need]:
 
 def _letters(application: Application, names: Topics) -> Iterator[Need]:
     """`kompensate dlq retry | discard`: a record goes back to where it lay, whoever wrote it there."""
-    role, back, boxes = "letters", [names.requests], [names.quarantine]
+    role, back, boxes = "letters", [names.requests, names.orders], [names.quarantine]
     for service in application.services:
         back += [names.replies(service), names.commands(service)]
         boxes.append(names.dead(service))
@@ -219,7 +221,7 @@ def _box(name: str) -> Iterator[Need]:
 def _admin(application: Application, names: Topics) -> Iterator[Need]:
     """`kompensate topics apply --alter`: it makes topics, and sets the group's first offsets."""
     role = "admin"
-    inputs = [names.requests, *(names.replies(service) for service in application.services)]
+    inputs = names.inputs(application.services)
     others = [names.state, names.history, names.quarantine]
     for service in application.services:
         others += [names.commands(service), names.dead(service)]

@@ -131,8 +131,7 @@ def plan(
     aside = (*always, *_kept("delete", 30 * DAY_MS), _sized(2 * input_bytes, ">=", "an input and why it is there"))
 
     count = application.partitions
-    read = [names.requests, *(names.replies(service) for service in application.services)]
-    plans = [TopicPlan(name, count, replicas, inputs, input=True) for name in read]
+    plans = [TopicPlan(name, count, replicas, inputs, input=True) for name in names.inputs(application.services)]
     for name, rules in (
         (names.state, (*always, *_state_rules(settings))),
         (names.history, history),

@@ -33,6 +33,8 @@ FORK, FORK_HELD, RESET, RELEASE = (f"kompensate.{verb}" for verb in ("fork", "fo
 """A saga goes on from another's history, at once or when that other has ended; that other ends; it has ended. Payloads
 are pages of the state topic, which begin with what is to happen."""
 REQUEST_TYPES = (START, SIGNAL, CANCEL, PAUSE, RESUME, CHILD_ENDED, *ORDERS.values(), FORK, FORK_HELD, RESET, RELEASE)
+ASKED = (START, SIGNAL, CANCEL)
+"""What may be asked from outside, by whoever may write requests. All else stands with the orders."""
 
 
 class BadMessage(ValueError):
@@ -255,13 +257,13 @@ class Answer(NamedTuple):
 
 @value
 class Request:
-    """What clients and operators ask of a saga, on `app.requests`.
+    """What clients, operators and other sagas ask of a saga, on the topic that `schemas.requests.topic_of` says.
 
     `type` is one of REQUEST_TYPES. `saga_type` names the definition of a start; `subject` the signal,
     or the reason of a cancel, pause or resume. `time` (ms since the epoch) is when it was asked for, which
     may be long before the record was written, by an outbox whose relay was down.
     A start may wait until `not_before` and be cancelled at `deadline` (ms since the epoch); a child's names its
-    `parent` and the parent's command. A child's end names that command and its `outcome`.
+    `parent` and the parent's command, its cancel the `parent`. A child's end names that command and its `outcome`.
     An operator's order says `who` gave it, and the `step` that it is about; where it names a `command_id`, only while
     that command is the step's newest.
     `attributes` are a start's, as `schemas.attributes` writes them.

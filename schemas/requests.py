@@ -11,8 +11,8 @@ from uuid import uuid4
 from kompensate.schemas.attributes import changed
 from kompensate.schemas.envelope import content_type
 from kompensate.schemas.formats import PLAIN, SagaPayloads
-from kompensate.schemas.messages import NOT_TRACED, REQUEST_TYPES, SIGNAL, START, Request, Trace
-from kompensate.schemas.topics import check_name, check_saga_id
+from kompensate.schemas.messages import ASKED, NOT_TRACED, REQUEST_TYPES, SIGNAL, START, Request, Trace
+from kompensate.schemas.topics import Topics, check_name, check_saga_id
 
 
 def make_request(
@@ -68,6 +68,12 @@ def check_stated(what: str, who: str, reason: str) -> None:
     for name, text in (("who gave it", who), ("a reason", reason)):
         if not text.strip():
             raise ValueError(f"{what}: expected {name}, got none: it stands in the saga's history")
+
+
+def topic_of(request: Request, topics: Topics) -> str:
+    """Where it belongs: on the requests what anybody may ask who starts sagas; with the orders what operators say, and
+    what sagas ask of each other, which name their parent or the command that they answer."""
+    return topics.requests if request.type in ASKED and request.parent is None else topics.orders
 
 
 def sealed(value: object, saga_id: str, payloads: SagaPayloads) -> bytes:

@@ -5,6 +5,7 @@ computed here once from its id and carried explicitly from then on.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from struct import unpack
 
@@ -15,6 +16,9 @@ PAGE_NUMBER = re.compile(r"[1-9][0-9]{0,17}\Z")
 
 WATERMARK_PREFIX = "__wm/"
 PLAN_PREFIX = "__def/"
+
+ORDERED = "o"
+"""Stands before the offset in the runs of sagas that an order began: children, and forks."""
 
 READER_GROUP = "kompensate-reader"
 """What clients give as their group where they only read: librdkafka asks for one, and nobody joins it."""
@@ -60,6 +64,11 @@ class Topics:
         return f"{self.prefix}{self.app}.requests"
 
     @property
+    def orders(self) -> str:
+        """What operators order, and what sagas ask of sagas: with ACLs nobody else says such things."""
+        return f"{self.prefix}{self.app}.orders"
+
+    @property
     def state(self) -> str:
         return f"{self.prefix}{self.app}.state"
 
@@ -88,6 +97,14 @@ class Topics:
     def replies(self, service: str) -> str:
         """One reply topic a service: with ACLs no service can answer for another."""
         return f"{self.prefix}{self.app}.replies.{service}"
+
+    def inputs(self, services: Iterable[str]) -> tuple[str, ...]:
+        """Every topic whose records are inputs of sagas, the requests first: who owns a partition there owns all."""
+        return self.requests, self.orders, *map(self.replies, services)
+
+    def run_of(self, topic: str, partition: int, offset: int) -> str:
+        """The run that a record begins. Requests and orders may have the same offset, so an order's is marked."""
+        return f"{partition}.{ORDERED if topic == self.orders else ''}{offset}"
 
     def commands(self, service: str) -> str:
         return commands_topic(service, self.prefix)

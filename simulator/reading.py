@@ -18,7 +18,13 @@ class MemoryReader(Reader):
         """Nothing is held."""
 
     def topics(self) -> dict[str, int]:
-        names = (self._names.requests, self._names.state, self._names.history, self._names.quarantine)
+        names = (
+            self._names.requests,
+            self._names.orders,
+            self._names.state,
+            self._names.history,
+            self._names.quarantine,
+        )
         return {name: self._broker.partitions(name) for name in names}
 
     def partitions(self, topic: str) -> int:

@@ -230,9 +230,9 @@ class Run:
         self.ledger.appended(record)
 
     def _committed(self, records: list[Record], groups: list[Offsets]) -> None:
-        requests = self.world.topics.requests
+        orders = self.world.topics.orders
         for topic, partition in dict.fromkeys((record.topic, record.partition) for record in records):
-            if topic == requests:
+            if topic == orders:
                 self._wake(self._owners.get(partition, ""))
             elif topic in self.consumers:
                 self._wake(*self._readers(topic, partition))

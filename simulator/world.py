@@ -25,6 +25,7 @@ from kompensate.participants.runner import Runner
 from kompensate.participants.settings import Settings as ParticipantSettings
 from kompensate.participants.unit import Unit
 from kompensate.schemas.messages import Request
+from kompensate.schemas.requests import topic_of
 from kompensate.schemas.topics import Topics, partition_of
 from kompensate.simulator.commands import MemoryGrave, MemorySource
 from kompensate.simulator.database import Database, MemorySink, Session
@@ -56,7 +57,7 @@ class World:
         self.group = f"{self.settings.prefix}{self.application.name}"
         self.databases = {service: Database(service) for service in self.participants}
         services = self.application.services
-        self.inputs = [self.topics.requests, *(self.topics.replies(service) for service in services)]
+        self.inputs = self.topics.inputs(services)
         for topic in (*self.inputs, self.topics.history):
             self.broker.create_topic(topic, self.partitions)
         for topic in (self.topics.state, self.topics.quarantine):
@@ -156,8 +157,7 @@ class World:
         self.broker.close()
 
     def ask(self, request: Request) -> None:
-        """What a client writes."""
+        """What a client or an operator writes."""
         partition = partition_of(request.saga_id, self.partitions)
-        self.broker.produce(
-            self.topics.requests, partition, request.saga_id.encode(), request.payload, request.headers()
-        )
+        topic = topic_of(request, self.topics)
+        self.broker.produce(topic, partition, request.saga_id.encode(), request.payload, request.headers())

@@ -126,7 +126,7 @@ def _restore_seconds(settings: Settings, topics: Topics, waiting: int) -> float:
     """A take-over as the worker's loop steps it, to a partition that runs."""
     gc.collect()
     began = time.perf_counter()
-    inputs = [topics.requests, *(topics.replies(service) for service in APPLICATION.services)]
+    inputs = topics.inputs(APPLICATION.services)
     source = KafkaState(
         settings,
         group_of(APPLICATION, settings),

@@ -1,11 +1,13 @@
 """Brings requests to Kafka, and says where each of them stands there.
 
-A request goes to its saga's partition of the requests topic. librdkafka reports each exactly once, acknowledged or not.
+A request goes to its saga's partition, the same number in the requests topic and in that of orders. librdkafka reports
+each exactly once, acknowledged or not.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
+from operator import itemgetter
 from typing import TypeAlias
 
 import confluent_kafka as ck
@@ -15,7 +17,8 @@ from kompensate.orchestrator.reading.outcomes import Sent
 from kompensate.orchestrator.reading.reader import UNREACHABLE, common_options, error_of, partitions_of
 from kompensate.schemas.messages import Request
 from kompensate.schemas.refusals import Refusals
-from kompensate.schemas.topics import check_saga_id, partition_of
+from kompensate.schemas.requests import topic_of
+from kompensate.schemas.topics import Topics, check_saga_id, partition_of
 
 IN_FLIGHT_MAX = 20_000
 """Requests sent and not yet acknowledged: bounds memory, and is far more than keeps a broker busy."""
@@ -28,11 +31,11 @@ Delivery: TypeAlias = tuple[int, ck.KafkaError | None, ck.Message]
 
 
 class Sender:
-    """Sends to `topic`, the requests of one application. May be shared by threads. `timeout` in seconds."""
+    """Sends what is asked of one application's sagas. May be shared by threads. `timeout` in seconds."""
 
-    def __init__(self, bootstrap: str, topic: str, kafka: Mapping[str, str], timeout: float) -> None:
+    def __init__(self, bootstrap: str, topics: Topics, kafka: Mapping[str, str], timeout: float) -> None:
         self._bootstrap = bootstrap
-        self._topic = topic
+        self._topics = topics
         self._timeout = timeout
         self._refusals = Refusals()
         self._producer = ck.Producer(
@@ -73,7 +76,9 @@ class Sender:
         deadline = time.monotonic() + self._timeout
         while not self.offer(request, report):  # librdkafka's queue is full
             if time.monotonic() > deadline:
-                raise NotAcknowledged(f"saga {request.saga_id!r}: {self._topic} took nothing for {self._timeout:g} s")
+                raise NotAcknowledged(
+                    f"saga {request.saga_id!r}: {topic_of(request, self._topics)} took nothing for {self._timeout:g} s"
+                )
             self.serve(POLL_SECONDS)
 
     def offer(self, request: Request, report: "Report") -> bool:
@@ -81,7 +86,7 @@ class Sender:
 
         `report` is called by whichever thread calls `serve`.
         """
-        topic, partition = self._topic, self.partition(request.saga_id)
+        topic, partition = topic_of(request, self._topics), self.partition(request.saga_id)
         headers: list[tuple[str, str | bytes | None]] = [*request.headers()]
         key = request.saga_id.encode()
         try:
@@ -104,19 +109,20 @@ class Sender:
 
     def _expect_acknowledged(self, reports: Sequence["Delivery"]) -> None:
         """Raises NotAcknowledged, ClientError."""
-        errors = [(number, error) for number, error, _ in reports if error is not None]
+        errors = [(number, error, message) for number, error, message in reports if error is not None]
         if not errors:
             return
-        number, error = min(errors, key=lambda found: found[0])
+        number, error, message = min(errors, key=itemgetter(0))
         unsure = error.code() in UNREACHABLE or error.code() == ck.KafkaError._MSG_TIMED_OUT
         raise (NotAcknowledged if unsure else ClientError)(
-            f"Kafka at {self._bootstrap}, {self._topic}: expected {len(reports)} requests to be acknowledged "
+            f"Kafka at {self._bootstrap}, {message.topic()}: expected {len(reports)} requests to be acknowledged "
             f"within {self._timeout:g} s, got errors for {len(errors)}, for number {number} first: {error.str()} "
             f"({error.name()})"
         )
 
     def _sent(self, request: Request, message: ck.Message) -> Sent:
-        partition, offset = message.partition(), message.offset()
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        assert topic is not None
         assert partition is not None
         assert offset is not None  # it was delivered
         return Sent(
@@ -125,7 +131,7 @@ class Sender:
             request.saga_id,
             request.saga_type,
             request.payload or b"",
-            self._topic,
+            topic,
             partition,
             offset,
             message.timestamp()[1],
@@ -140,7 +146,7 @@ class Sender:
             self.serve(0)  # calls back
             raise error_of(error.args[0], "its topics", self._bootstrap, self._timeout, self._refusals) from error
         counts = {name: len(topic.partitions) for name, topic in found.items()}
-        return partitions_of(self._topic, counts, self._bootstrap)
+        return partitions_of(self._topics.requests, counts, self._bootstrap)
 
     def partition(self, saga_id: str) -> int:
         """The partition a saga lives on. The first call asks Kafka for the count. Raises MissingTopic, Unreachable."""

@@ -1,8 +1,8 @@
 """The worker's log on Kafka: who owns what, inputs, take-overs and commits.
 
 Two consumers. The *member* subscribes to the requests topic and belongs to the group for the sake of
-ownership alone; its partitions stay paused. The *inputs* consumer has the same group.id, reads requests and
-replies of the partitions that are ours by assign(), and never joins. So every reply topic's partition p goes
+ownership alone; its partitions stay paused. The *inputs* consumer has the same group.id, reads requests, orders
+and replies of the partitions that are ours by assign(), and never joins. So every reply topic's partition p goes
 where the requests' p goes, and there is one queue to wait on.
 
 One thread makes all calls (R16), but for the blocking part of a take-over, whose clients are its own.
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 class KafkaLog:
-    """A Log. `inputs` are the requests topic and the reply topics; `writer_of` reads a watermark's writer.
+    """A Log. `inputs` are the topics of requests, orders and replies; `writer_of` reads a watermark's writer.
 
     Transactional ids are `<group>.<slot>.<k>`: a restart in the same slot ends its former life's transactions.
     """

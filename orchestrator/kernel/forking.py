@@ -168,7 +168,7 @@ def take_fork(turn: Turn, input_: i.ForkAsked | i.ForkReleased, resume: Callable
             resume(turn, f"{input_.saga} has ended")
         return
     forked = input_.forked
-    if state.run == f"{input_.origin.partition}.{input_.origin.offset}":
+    if state.run == input_.run:
         if not input_.held:
             resume(turn, "forked")
     elif Fork(forked.operations, forked.origin, forked.run) not in state.forks[-1:]:

@@ -127,10 +127,11 @@ class OrderAsked:
 class ForkAsked:
     """Begin a saga with the first events of another's history, each with the input that led to it.
 
-    `held`: it waits until that other saga has ended.
+    `run` is the one that this record begins; `held`: it waits until that other saga has ended.
     """
 
     origin: Origin
+    run: str
     forked: SagaForked
     kept: list[tuple[Event, Origin]]
     held: bool

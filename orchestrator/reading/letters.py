@@ -16,6 +16,7 @@ from kompensate.orchestrator.reading.conditions import BadFilter, conditions, ma
 from kompensate.orchestrator.reading.selecting import milliseconds
 from kompensate.schemas import letters as q
 from kompensate.schemas.messages import ORDERS, START
+from kompensate.schemas.topics import Topics
 
 NAME = re.compile(r"(?P<topic>[A-Za-z0-9._-]+)/(?P<partition>[0-9]{1,9})@(?P<offset>[0-9]{1,18})")
 _OURS = frozenset(value for name, value in vars(q).items() if name.isupper() and str(value).startswith("q_"))
@@ -153,8 +154,8 @@ def _not_again(letter: Letter) -> tuple[str, str]:
 def _of_others(letter: Letter) -> bool:
     """Did an intake read it from a topic that is not the application's?"""
     app, dot, _ = letter.record.topic.rpartition(".quarantine")
-    topic = letter.origin[0] if letter.origin else ""
-    return bool(dot) and topic != f"{app}.requests" and not topic.startswith(f"{app}.replies.")
+    topic, names = letter.origin[0] if letter.origin else "", Topics(app)
+    return bool(dot) and topic not in (names.requests, names.orders) and not topic.startswith(names.replies(""))
 
 
 @dataclass(frozen=True, slots=True)

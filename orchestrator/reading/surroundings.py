@@ -51,8 +51,8 @@ def surroundings(looking: Lookup, saga_id: str, owners: Owners | None) -> Surrou
     """Raises ClientError."""
     partition, names = looking.partition(saga_id), looking.topics
     positions = _positions(looking, partition)
-    replies = names.replies("")
-    topics = [name for name in looking.reader.topics() if name == names.requests or name.startswith(replies)]
+    asked, replies = (names.requests, names.orders), names.replies("")
+    topics = [name for name in looking.reader.topics() if name in asked or name.startswith(replies)]
     behind, unhandled = 0, []
     for topic in topics:
         start, end = positions.get(topic, 0), looking.reader.ends(topic, [partition])[partition]

@@ -94,7 +94,8 @@ class Batch:
                 asked = replace(asked, parent=state.saga_id, command_id=answers, attributes=attributes or None)
                 return self._request(asked)
             case CancelChild(id_, saga_id, reason):
-                return self._request(Request(id_, CANCEL, saga_id, self._source(state), subject=reason, time=now))
+                asked = Request(id_, CANCEL, saga_id, self._source(state), subject=reason, time=now)
+                return self._request(replace(asked, parent=state.saga_id))
             case AnswerParent(saga_id, command_id, outcome, payload):
                 answer = Request(f"{command_id}-end", CHILD_ENDED, saga_id, self._source(state), subject=state.saga_id)
                 return self._request(replace(answer, payload=payload, command_id=command_id, outcome=outcome, time=now))
@@ -133,7 +134,7 @@ class Batch:
         if kind != request.content_type:
             request = replace(request, content_type=kind)
         partition = partition_of(request.saga_id, self._partitions)
-        return OutRecord(self._topics.requests, partition, request.saga_id.encode(), request.payload, request.headers())
+        return OutRecord(self._topics.orders, partition, request.saga_id.encode(), request.payload, request.headers())
 
     def _command(self, effect: SendCommand, state: SagaState) -> OutRecord:
         """A command's record, keyed by the saga or as its step says: librdkafka's murmur2 of that places it."""

@@ -37,13 +37,13 @@ def page_of(run: str, events: list[tuple[e.Event, i.Origin]]) -> bytes:
     return page.value()
 
 
-def read_fork(origin: i.Origin, payload: bytes, *, held: bool) -> i.ForkAsked:
-    """Raises BadMessage."""
+def read_fork(origin: i.Origin, run: str, payload: bytes, *, held: bool) -> i.ForkAsked:
+    """`run` is the one that this record begins where the id is free. Raises BadMessage."""
     page = _read(payload)
     first = page.events[0].event
     if not isinstance(first, e.SagaForked) or first.run != page.run:
         raise BadMessage(f"fork: expected SagaForked of run {page.run} as the first event, got {first!r:.200}")
-    return i.ForkAsked(origin, first, [(recorded.event, recorded.origin) for recorded in page.events[1:]], held)
+    return i.ForkAsked(origin, run, first, [(recorded.event, recorded.origin) for recorded in page.events[1:]], held)
 
 
 def read_reset(origin: i.Origin, payload: bytes) -> i.ResetAsked:

@@ -21,6 +21,7 @@ from kompensate.schemas.messages import (
     BadMessage,
     Request,
 )
+from kompensate.schemas.requests import topic_of
 from kompensate.schemas.topics import Topics, check_saga_id, partition_of
 
 
@@ -33,6 +34,7 @@ class Intake:
 
     def __init__(self, application: Application, topics: Topics, dedup_window: int) -> None:
         self._partitions = application.partitions
+        self._topics = topics
         self._services = {topics.replies(service): service for service in application.services}
         self._dedup_window = dedup_window
 
@@ -46,6 +48,13 @@ class Intake:
                 origin, service, answer.command_id, answer.outcome, record.value or b""
             )
         request = Request.parse(record.headers, record.value)
+        expected = topic_of(request, self._topics)
+        if record.topic != expected:
+            raise BadMessage(
+                f"saga {request.saga_id!r}: expected a {request.type}{' of a child' if request.parent else ''} on "
+                f"{expected}, got it on {record.topic}: requests start, signal and cancel sagas from outside, orders "
+                "are what operators and sagas say, and each topic has its own writers"
+            )
         try:
             check_saga_id(request.saga_id)
             if request.parent is not None:
@@ -96,7 +105,8 @@ class Intake:
             case t if t in (FORK, FORK_HELD):
                 self._expect_placed(request.saga_id, origin)
                 self._expect_fresh(request, origin)
-                return read_fork(origin, payload, held=t == FORK_HELD)
+                run = self._topics.run_of(*origin[:3])
+                return read_fork(origin, run, payload, held=t == FORK_HELD)
         raise AssertionError(f"a request type that Request.parse lets through: {request.type}")
 
     def _expect_placed(self, saga_id: str, origin: i.Origin) -> None:

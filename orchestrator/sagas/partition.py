@@ -41,7 +41,7 @@ class Partition:
         self._catalogue = Catalogue(application)
         self._window = round(settings.dedup_window_seconds * 1000)
         self._intake = Intake(application, self._topics, self._window)
-        self._inputs = (self._topics.requests, *(self._topics.replies(s) for s in application.services))
+        self._inputs = self._topics.inputs(application.services)
         self._loading: Loading | None = Loading(number)
         self._sagas = UnderWay(application.name, self._catalogue, settings.live_sagas_max)
         self._ended = Ended(self._window)
@@ -123,7 +123,7 @@ class Partition:
             return
         entry = self._sagas.get(saga_id)
         if entry is None:
-            run = f"{self.number}.{record.offset}"
+            run = self._topics.run_of(record.topic, self.number, record.offset)
             self._deciding.begin(saga_id, input_, record, run, ended=saga_id in self._ended)
         else:
             self._deciding.apply(saga_id, entry, input_, record)

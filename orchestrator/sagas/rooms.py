@@ -16,6 +16,8 @@ from typing import NamedTuple
 from kompensate.orchestrator.definitions.application import Limit
 from kompensate.orchestrator.kernel.state import Call, SagaState
 from kompensate.orchestrator.kernel.tables import CHILD, CallStatus
+from kompensate.orchestrator.sagas.journal import life_of
+from kompensate.schemas.topics import ORDERED
 
 log = getLogger("kompensate.limits")
 
@@ -61,7 +63,7 @@ def stand_of(state: SagaState, number: int) -> Stand | None:
         return line_of(call)
     if state.hold is not None:
         return None
-    began = int(state.run.split(".")[1])
+    began = int(life_of(state.run).partition(".")[2].removeprefix(ORDERED))
     return Queued(line_of(call), (-call.priority, call.queued_at, began, number))
 
 

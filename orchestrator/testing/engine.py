@@ -57,7 +57,7 @@ class Engine:
         self._mode = mode
         self._clock = clock
         self._broker = MemoryBroker(clock)
-        self._inputs = (self.topics.requests, *map(self.topics.replies, application.services))
+        self._inputs = self.topics.inputs(application.services)
         self._jobs: deque[Job] = deque()
         self._lost: set[str] = set()
         self._created: set[str] = set()

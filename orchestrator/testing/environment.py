@@ -38,7 +38,7 @@ from kompensate.orchestrator.testing.story import PAGE, Story
 from kompensate.schemas import letters
 from kompensate.schemas.formats import payloads_of
 from kompensate.schemas.messages import START, Command, Request
-from kompensate.schemas.requests import make_request
+from kompensate.schemas.requests import make_request, topic_of
 from kompensate.schemas.topics import check_saga_id, saga_of_key
 
 INPUTS_MAX = 10_000
@@ -317,9 +317,8 @@ class SagaTest:
             self._post.send(mail)
 
     def _send(self, request: Request, delay: int) -> None:
-        mail = Mail(
-            self._clock.now() + delay, self._topics.requests, request.saga_id, request.payload, request.headers()
-        )
+        topic = topic_of(request, self._topics)
+        mail = Mail(self._clock.now() + delay, topic, request.saga_id, request.payload, request.headers())
         self._post.send(mail)
 
     def _send_later(self) -> None:

@@ -50,13 +50,14 @@ def client(stage: Stage) -> Iterator[Client]:
 
 
 def requests(stage: Stage) -> list[tuple[int, Request]]:
-    """(partition, request) of all there are."""
-    records = stage.reader.scan(stage.topics.requests, {0: 0, 1: 0})
+    """(partition, request) of all there are, orders among them."""
+    topics = (stage.topics.requests, stage.topics.orders)
+    records = [record for topic in topics for record in stage.reader.scan(topic, {0: 0, 1: 0})]
     return [(record.partition, Request.parse(record.headers, record.value)) for record in records]
 
 
 def test_what_is_acknowledged_is_on_the_sagas_partition(stage: Stage, client: Client) -> None:
-    """Every verb's request is in the requests topic, on the saga's own partition, with its time."""
+    """Every verb's request is on the saga's own partition, with its time: of the requests, or of the orders."""
     asked = [
         client.start("checkout", Order("1"), saga_id="o-1"),
         client.signal("o-2", "approved", {"by": "ann"}, signal_id="s-1"),
@@ -78,6 +79,7 @@ def test_what_is_acknowledged_is_on_the_sagas_partition(stage: Stage, client: Cl
     assert [sent.partition for sent in asked] == [partition for partition, _ in there]
     assert all(r.time is not None and abs(r.time - s.time) < 60_000 for (_, r), s in zip(there, asked, strict=True))
     assert there[1][1].id == "s-1"
+    assert [sent.topic for sent in asked] == [stage.topics.requests] * 3 + [stage.topics.orders] * 2
 
 
 def test_a_request_is_interrupted_while_reports_come_in(client: Client) -> None:

@@ -9,11 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from confluent_kafka import Producer
 
 from kompensate.compose.local.stack import Stack
@@ -30,6 +31,7 @@ from kompensate.outbox.main import RelayService, RelaySettings
 from kompensate.participants import Participant
 from kompensate.participants.kafka import KafkaSource, Unreachable
 from kompensate.participants.main import Service
+from kompensate.schemas.messages import CHILD_ENDED, Request
 from tests.fixtures import guarded_app
 from tests.fixtures.fix_stack import _reset_if_we_die
 from tests.fixtures.guarded import NOBODY, Ground, guarded_kafka
@@ -47,6 +49,7 @@ P = "m."
 
 WRITES = {
     "shop.requests": "letters orchestrator client operator intake relay:orders",
+    "shop.orders": "letters orchestrator operator",
     "shop.replies.inventory": "letters relay:inventory",
     "shop.replies.payments": "letters relay:payments",
     "shop.state": "orchestrator",
@@ -60,6 +63,7 @@ WRITES = {
 }
 READS = {
     "shop.requests": "orchestrator operator admin",
+    "shop.orders": "orchestrator operator admin",
     "shop.replies.inventory": "orchestrator operator admin",
     "shop.replies.payments": "orchestrator operator admin",
     "shop.state": "orchestrator client operator hook",
@@ -142,6 +146,10 @@ def test_everybody_may_do_what_they_need_and_nothing_else(stack: Stack, tried: G
             {("relay:payments", "writes", f"{P}shop.replies.inventory")},
         ),
         (
+            Grant("", f"User:{P}shop-client", "topic", f"{P}shop.orders", ("Write",)),
+            {("client", "writes", f"{P}shop.orders")},
+        ),
+        (
             Grant("", f"User:{P}inventory", "topic", f"{P}payments.", ("Read",), "prefixed"),
             {
                 ("service:inventory", "reads", f"{P}payments.commands"),
@@ -153,7 +161,7 @@ def test_everybody_may_do_what_they_need_and_nothing_else(stack: Stack, tried: G
             {("client", "is", f"{P}shop.x")},
         ),
     ],
-    ids=["another's replies", "a prefix", "a worker's transactions"],
+    ids=["another's replies", "orders", "a prefix", "a worker's transactions"],
 )
 def test_an_acl_too_wide_is_found(
     stack: Stack, tried: Ground, grant: Grant, consequence: set[tuple[str, str, str]]
@@ -212,6 +220,16 @@ class Shop:
         self._ends.callback(child.wait, 30)
         self._ends.callback(child.terminate)
 
+    def run(self, role: str, *words: str) -> Result:
+        return CliRunner().invoke(main, self.command(role, *words, "--app-name", "shop"))
+
+    def quarantined(self, saga_id: str) -> list[str]:
+        """Why records of that saga were put aside."""
+        found = [dict(record.headers() or ()) for record in self.ground.records("shop.quarantine")]
+        mine = [headers for headers in found if headers.get("ce_correlationid") == saga_id.encode()]
+        reasons = [headers["q_reason"] for headers in mine if "q_reason" in headers]
+        return [reason.decode() if isinstance(reason, bytes) else str(reason) for reason in reasons]
+
     def ended(self, client: Client, saga_id: str) -> str:
         return client.result(saga_id, timeout=DEADLINE_SECONDS).status
 
@@ -267,12 +285,18 @@ def test_sagas_run_to_their_end_with_the_least_rights(
             DEADLINE_SECONDS,
         )
 
-        explained = CliRunner().invoke(main, shop.command("operator", "explain", "by-client", "--app-name", "shop"))
+        explained = shop.run("operator", "explain", "by-client")
         assert explained.exit_code == 0, explained.output
         assert TopicAdmin(app, ground.settings("operator"), DECLARED).check() == []
 
-        discard = ["dlq", "discard", "--where", "in=shop.quarantine", "--reason", "a test"]
-        discarded = CliRunner().invoke(main, shop.command("letters", *discard, "--app-name", "shop"))
+        retry, discard = (["dlq", verb, "--where", "saga=stray", "--reason", "a test"] for verb in ("retry", "discard"))
+        forbidden = shop.run("operator", *retry)
+        assert forbidden.exit_code == 1
+        assert "TRANSACTIONAL_ID_AUTHORIZATION_FAILED" in forbidden.output
+        again = shop.run("letters", *retry)
+        assert (again.exit_code, "1 retried" in again.output) == (0, True), again.output
+        wait_until("it is put aside again", lambda: len(shop.quarantined("stray")) == 2, DEADLINE_SECONDS)
+        discarded = shop.run("letters", *discard)
         assert discarded.exit_code == 0, discarded.output
 
         # A client may show a certificate instead of a password: the same principal.
@@ -291,6 +315,63 @@ def test_sagas_run_to_their_end_with_the_least_rights(
         replies = [dict(record.headers() or ()) for record in ground.records("shop.replies.inventory")]
         assert replies
         assert all(headers["ce_causationid"] != b"forged" for headers in replies)
+
+
+def test_orders_are_for_operators(
+    broker: tuple[SecuredKafka, Stack], databases: dict[str, Guarded], tmp_path: Path
+) -> None:
+    """A client's order is refused by the broker, and on the requests, where it may write, by the worker. An operator's
+    is taken; and with a role for the databases he breaks locks, and says what became of an outside call."""
+    ground = Ground(*broker, "")
+    ground.open()
+    with ExitStack() as ends:
+        shop = Shop(ground, tmp_path, ends)
+        shop.serve(guarded_app.inventory, databases["inventory"])
+        shop.serve(guarded_app.payments, databases["payments"])
+        shop.work()
+        client = ends.enter_context(Client(ground.bootstrap, "shop", kafka=ground.options("client")))
+        later = datetime.now(UTC) + timedelta(days=1)
+        client.start("checkout", {"order_id": "later"}, saga_id="later", start_at=later, wait=True)
+
+        with pytest.raises(ClientError, match=r"shop\.orders: .*TOPIC_AUTHORIZATION_FAILED"):
+            client.pause("later")
+        close = client.requests.order("close", "later", who="ann", reason="forged")
+        end = Request("e", CHILD_ENDED, "later", "s", command_id="c", outcome="done")
+        forger = Producer({"bootstrap.servers": ground.bootstrap, **ground.options("client")})
+        for forged in (close, end):
+            place = client.sender.partition("later")
+            headers: list[tuple[str, str | bytes | None]] = [*forged.headers()]
+            forger.produce("shop.requests", forged.payload, "later", place, headers=headers)
+        assert forger.flush(DEADLINE_SECONDS) == 0
+        wait_until("both are put aside", lambda: len(shop.quarantined("later")) == 2, DEADLINE_SECONDS)
+        for reason in shop.quarantined("later"):
+            assert "on shop.orders, got it on shop.requests" in reason
+        assert client.lookup.view("later").status == "pending"
+        paused = shop.run("operator", "pause", "later", "--wait")
+        assert paused.exit_code == 0, paused.output
+        assert client.lookup.view("later").hold == "paused"
+
+        client.start("checkout", {"order_id": "unheard"}, saga_id="unheard")
+        calls = ["outside", "list", "--unknown", "-o", "json", "--dsn", databases["payments"].operator]
+
+        def unknown() -> list[str]:
+            return [one["command"] for one in json.loads(CliRunner().invoke(main, calls).stdout)]
+
+        wait_until("nobody knows of the charge", unknown, DEADLINE_SECONDS)
+        (id_,) = unknown()
+        words = ["--outcome", "done", "--result", '"ch-7"', "--dsn"]
+        relay = CliRunner().invoke(main, ["outside", "answer", id_, *words, databases["payments"].relay])
+        assert (relay.exit_code, "permission denied" in relay.output) == (1, True), relay.output
+        told = CliRunner().invoke(main, ["outside", "answer", id_, *words, databases["payments"].operator])
+        assert told.exit_code == 0, told.output
+        assert shop.ended(client, "unheard") == "completed"
+
+        held = ["locks", "--dsn", databases["inventory"].operator, "-o", "ids"]
+        assert CliRunner().invoke(main, held).stdout.split() == ["order:unheard"]
+        breaks = ["locks", "break", "order:unheard", "--reason", "a test", "--dsn"]
+        for dsn, code in ((databases["inventory"].relay, 1), (databases["inventory"].operator, 0)):
+            broken = CliRunner().invoke(main, [*breaks, dsn])
+            assert broken.exit_code == code, broken.output
 
 
 def refused(broker: tuple[SecuredKafka, Stack], case: str) -> tuple[str, dict[str, str]]:

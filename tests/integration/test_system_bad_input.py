@@ -13,6 +13,7 @@ from examples.checkout.shop import SERVICES, WORKERS
 from kompensate.orchestrator.ports import Record
 from kompensate.schemas.messages import CANCEL, SIGNAL, START, Command, Header, Reply, Request
 from kompensate.schemas.payloads import encode
+from kompensate.schemas.requests import topic_of
 from kompensate.schemas.topics import partition_of
 from tests.fixtures.system import LOT, System, reason_of
 from tests.fixtures.waiting import wait_until
@@ -64,7 +65,7 @@ def put_in(system: System, bad: list[Bad]) -> None:
 @pytest.mark.slow
 def test_undecodable_bytes(system: System) -> None:
     """Bytes without headers, with headers that are no text, and nothing at all, on every input and command topic."""
-    inputs = [system.topics.requests, *system.reply_topics, *system.command_topics]
+    inputs = [system.topics.requests, system.topics.orders, *system.reply_topics, *system.command_topics]
     bad = []
     for topic in inputs:
         bad.append(Bad(topic, [], JUNK, ("header ce_", "expected", "got nothing")))
@@ -80,9 +81,8 @@ def placed(saga_id: str) -> int:
 def asked(system: System, request: Request, *told: str, beside: int = 0) -> Bad:
     """A bad request, `beside` partitions away from its own."""
     partition = (placed(request.saga_id) + beside) % app.partitions
-    return Bad(
-        system.topics.requests, request.headers(), request.payload, told, request.saga_id.encode(), partition=partition
-    )
+    topic = topic_of(request, system.topics)
+    return Bad(topic, request.headers(), request.payload, told, request.saga_id.encode(), partition=partition)
 
 
 @pytest.mark.slow

@@ -296,7 +296,7 @@ def test_a_fork_that_was_begun_before_changes_nothing() -> None:
     (first, _), *copied = new.history[: kept + 1]
     assert isinstance(first, e.SagaForked)
     later = AT._replace(offset=100)
-    again = i.ForkAsked(later, first, [(event, AT) for event, _ in copied], held=False)
+    again = i.ForkAsked(later, "0.o100", first, [(event, AT) for event, _ in copied], held=False)
 
     assert new.give(again) == Decision()
     with pytest.raises(Rejected, match="expected an id that is not in use, got 'order-2', which is running"):
@@ -326,7 +326,9 @@ def test_what_nobody_may_begin_with() -> None:
     def refused(kept: Sequence[tuple[e.Event, i.Origin]], why: str, definition: Definition | None = found) -> None:
         first = e.SagaForked(SAGA_ID, "0.0", len(kept), 2, 1, "ann", "why")
         with pytest.raises(Rejected, match=why):
-            first_events(SagaState(APP, NEW, "0.99"), definition, i.ForkAsked(AT, first, list(kept), held=False))
+            first_events(
+                SagaState(APP, NEW, "0.o99"), definition, i.ForkAsked(AT, "0.o99", first, list(kept), held=False)
+            )
 
     refused(copied[:4], "step 'charge'.*is sent")
     refused(copied[1:3], "CallMade is not allowed while pending")

@@ -1,6 +1,7 @@
 """Stories of bad input and bad logs: put aside or loudly stopped, and no other saga is held up."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ import pytest
 from kompensate.orchestrator import Application, Context, saga
 from kompensate.orchestrator.errors import Corrupted
 from kompensate.orchestrator.ports import Record
-from kompensate.orchestrator.sagas.journal import STATE_HEADER
+from kompensate.orchestrator.sagas import intake
+from kompensate.orchestrator.sagas.journal import STATE_HEADER, life_of, next_run
 from kompensate.schemas import letters
-from kompensate.schemas.messages import CANCEL, PAUSE, RESUME, SIGNAL, START, Reply, Request, timestamp
+from kompensate.schemas.messages import CANCEL, PAUSE, REQUEST_TYPES, RESUME, SIGNAL, START, Reply, Request, timestamp
 from kompensate.schemas.topics import partition_of
 from tests.fixtures.driving import APP, CHECKOUT, SERVICES, Order, Reserve, inventory
 from tests.fixtures.partitions import EPOCH, IDS, PARTITIONS, TOPICS, Shop, header, keys
@@ -79,9 +81,71 @@ def test_who_was_answered_is_told_from_who_was_not() -> None:
     shop = Shop()
     asked = Request("r", START, IDS[0], "s", "unheard-of", parent=IDS[1], command_id="c-1", payload=b"{}", time=EPOCH)
 
-    shop.do(shop.record(TOPICS.requests, IDS[0], asked.payload, asked.headers()), shop.start(saga="unheard-of"))
+    shop.do(shop.record(TOPICS.orders, IDS[0], asked.payload, asked.headers()), shop.start(saga="unheard-of"))
 
     assert [dict(record.headers or ()).get(letters.ANSWERED) for record in shop.quarantined] == [b"refused", None]
+
+
+@pytest.mark.parametrize("type_", [each for each in REQUEST_TYPES if each not in (START, SIGNAL, CANCEL)])
+def test_an_order_among_the_requests_is_put_aside(type_: str) -> None:
+    """Whoever may start sagas may not pause, reset or answer for them: the saga goes on as if nothing had come."""
+    shop = Shop()
+    shop.do(shop.start())
+    command, before = shop.commands[-1], len(shop.state)
+    order = Request("r", type_, IDS[0], "s", subject="mended", payload=b"null", who="ann", step="reserve")
+    order = replace(order, command_id=command.id, outcome="done")
+
+    written = shop.do(shop.record(TOPICS.requests, IDS[0], order.payload, order.headers()))
+
+    (reason,) = shop.reasons()
+    assert reason.startswith(f"saga '{IDS[0]}': expected a {type_} on shop.orders, got it on shop.requests: requests ")
+    assert [record.topic for record in written] == ["shop.state", "shop.quarantine"]
+    assert len(shop.state) == before + 1  # the watermark
+
+
+def test_an_order_would_be_taken_from_anybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That test is believed: it fails where nobody looks at the topic."""
+    monkeypatch.setattr(intake, "topic_of", lambda _request, topics: topics.requests)
+
+    with pytest.raises((AssertionError, ValueError)):
+        test_an_order_among_the_requests_is_put_aside(PAUSE)
+
+
+@pytest.mark.parametrize("type_", [START, CANCEL])
+def test_nobody_speaks_as_a_parent_among_the_requests(type_: str) -> None:
+    """Who starts a saga as another's child would have its end taken for an answer to a call of that other."""
+    shop = Shop()
+    shop.do(shop.start())
+    posing = Request("r", type_, IDS[1], "s", "checkout", payload=b"{}", parent=IDS[0], command_id=shop.commands[-1].id)
+
+    shop.do(shop.record(TOPICS.requests, IDS[1], posing.payload, posing.headers()))
+
+    assert f"expected a {type_} of a child on shop.orders, got it on shop.requests" in shop.reasons()[0]
+    assert shop.partition.live == 1
+
+
+@pytest.mark.parametrize("type_", [START, SIGNAL, CANCEL])
+def test_a_request_among_the_orders_is_put_aside(type_: str) -> None:
+    """Each has one place: what is to come in order with a start stands behind it."""
+    shop = Shop()
+    asked = Request("r", type_, IDS[0], "s", "checkout", "paid", payload=b"{}")
+
+    shop.do(shop.record(TOPICS.orders, IDS[0], asked.payload, asked.headers()))
+
+    assert f"expected a {type_} on shop.requests, got it on shop.orders" in shop.reasons()[0]
+    assert shop.partition.live == 0
+
+
+def test_runs_that_an_order_began_are_marked() -> None:
+    """A child's order and a request may have the same offset: their runs, and so their commands, differ."""
+    shop = Shop()
+    shop.do(shop.start(IDS[0], parent=IDS[1]), shop.start(IDS[1]))
+
+    runs = {(record.key or b"").decode(): header(record).run for record in shop.state if record.headers}
+
+    assert {id_: runs[id_] for id_ in IDS[:2]} == {IDS[0]: "0.o0", IDS[1]: "0.0"}
+    assert next_run("0.o0") == "0.o0.1"
+    assert life_of("0.o0.1") == "0.o0"
 
 
 def test_a_request_just_young_enough() -> None:

@@ -28,6 +28,7 @@ from kompensate.schemas.encryption import AesGcm
 from kompensate.schemas.envelope import ENCODED
 from kompensate.schemas.formats import PLAIN, PayloadFormat, payloads_of
 from kompensate.schemas.messages import JSON, RESUME, START, Command, Reply, Request
+from kompensate.schemas.requests import topic_of
 from tests.fixtures.partitions import IDS, PARTITIONS, TOPICS, Shop
 
 SECRET = "4111-1111-1111-1111"
@@ -110,7 +111,7 @@ class Company:
         return self.shop.now / 1000
 
     def ask(self, request: Request) -> None:
-        self.shop.do(self.shop.record(TOPICS.requests, request.saga_id, request.payload, request.headers()))
+        self.shop.do(self.shop.record(topic_of(request, TOPICS), request.saga_id, request.payload, request.headers()))
 
     def start(self, value: object, saga_name: str = "paying") -> Request:
         request = self.client.requests.start(saga_name, value, saga_id=IDS[0])
@@ -223,7 +224,7 @@ def test_a_child_reads_what_its_parent_gives() -> None:
         if not shop.partition.dirty:
             break
         records, offsets = shop.partition.output("writer-1")
-        asked = [record for record in records if record.topic == TOPICS.requests]
+        asked = [record for record in records if record.topic == TOPICS.orders]
         inputs = [shop.record(r.topic, (r.key or b"").decode(), r.value, r.headers) for r in asked]
         shop.append([record for record in records if record not in asked], offsets)
         shop.partition.committed()

@@ -30,10 +30,12 @@ def test_only_one_role_writes_what_is_the_orchestrators() -> None:
     assert writers["inventory.commands"] == writers["payments.commands"] == {"orchestrator", "letters"}
     assert writers["shop.replies.payments"] == {"relay:payments", "letters"}
     assert writers["shop.requests"] == {"orchestrator", "client", "operator", "letters", "intake"}
+    # Of children, and of operators: no client, relay or intake gives orders.
+    assert writers["shop.orders"] == {"orchestrator", "operator", "letters"}
 
 
 def test_a_relay_may_write_requests_only_where_its_service_starts_sagas() -> None:
-    """Whoever writes requests can give orders: it takes a word of the operator."""
+    """Whoever writes requests can start and cancel any saga: it takes a word of who makes the ACLs."""
     plain = {(grant.role, grant.name) for grant in rights(app)}
     starting = {(grant.role, grant.name) for grant in rights(app, starting=("payments", "web"))}
 

@@ -38,7 +38,7 @@ class Work:
     def __init__(self) -> None:
         self.clock, self.settings = VirtualClock(), Settings(restores_max=1)
         self.broker = MemoryBroker(self.clock)
-        self.inputs = [TOPICS.requests, TOPICS.replies("inventory")]
+        self.inputs = TOPICS.inputs(["inventory"])
         for name in (*self.inputs, TOPICS.state, TOPICS.history, TOPICS.quarantine):
             self.broker.create_topic(name, PARTITIONS, record_bytes_max=self.settings.record_bytes_max)
         self.broker.create_topic(COMMANDS, PARTITIONS, record_bytes_max=2_000)

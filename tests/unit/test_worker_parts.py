@@ -182,6 +182,7 @@ def test_an_application_has_these_topics() -> None:
 
     assert [one.name for one in plans] == [
         "p.echoes.requests",
+        "p.echoes.orders",
         "p.echoes.replies.echo",
         "p.echoes.state",
         "p.echoes.history",
@@ -255,7 +256,10 @@ def test_topics_are_exported() -> None:
     lines = as_commands(plans, "echoes").splitlines()
 
     assert [one["topic"] for one in found] == [one.name for one in plans]
-    assert found[2]["configuration"]["cleanup.policy"] == "compact"
+    assert found[3]["configuration"]["cleanup.policy"] == "compact"
     assert len(lines) == len(plans) + 1
-    assert "--topic echoes.state --partitions 4 --replication-factor 1 --config" in lines[2]
-    assert "--group echoes --topic echoes.requests --topic echoes.replies.echo --reset-offsets" in lines[-1]
+    assert "--topic echoes.state --partitions 4 --replication-factor 1 --config" in lines[3]
+    assert (
+        "--group echoes --topic echoes.requests --topic echoes.orders --topic echoes.replies.echo --reset-offsets"
+        in lines[-1]
+    )

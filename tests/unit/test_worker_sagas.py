@@ -36,7 +36,7 @@ class Weather:
         self.broker = MemoryBroker(self.clock)
         self.settings = Settings(batch_records_max=7, page_bytes_max=300, live_sagas_max=5)
         self.topics = Topics(app.name)
-        self.inputs = [self.topics.requests, self.topics.replies("echo")]
+        self.inputs = self.topics.inputs(["echo"])
         for name in (*self.inputs, self.topics.state, self.topics.history, self.topics.quarantine):
             self.broker.create_topic(name, PARTITIONS, record_bytes_max=self.settings.record_bytes_max)
         self.broker.create_topic(self.topics.commands("echo"), PARTITIONS)
