@@ -216,8 +216,7 @@ def doubled(number: str) -> str:
 def test_a_child_reads_what_its_parent_gives() -> None:
     """Its input and its result are bound to the child, whoever writes or reads them; so is what a local step gives."""
     shop = Shop(Application("shop", [inner, outer], partitions=PARTITIONS, payloads=BOTH))
-    payload = payloads_of(BOTH, "shop", IDS[0]).encode(Card(SECRET))
-    inputs = [shop.request(START, saga_type="outer", payload=payload)]
+    inputs = [shop.request(START, saga_type="outer", payload=payloads_of(BOTH, "shop", IDS[0]).encode(Card(SECRET)))]
     written: list[OutRecord] = []
     while True:
         shop.take([*inputs, (shop.now, 10)])
