@@ -81,8 +81,8 @@ class Sink(Protocol):
     def poll(self, timeout: float) -> bool:
         """Hand out the answers that have come; whether nothing is under way any more.
 
-        With a `timeout`, in seconds, what was kept back for a larger batch goes out, and the last answer is waited for.
-        Raises Disconnected where it is broken.
+        With a `timeout` it waits up to so many seconds for some. That says that nothing more is to be sent now, so what
+        came after a rest need not be kept back for a larger batch. Raises Disconnected where it is broken.
         """
 
 
@@ -217,7 +217,6 @@ class Relay:
                 if not self._handle(message):
                     return
             fault("relay.before_ack")
-        # Nothing more to read: what is kept back for company goes out.
         self._awaits = not self._answers(0 if messages else self._limits.ack_wait)
         self._confirm()
 
