@@ -10,6 +10,7 @@ from collections.abc import Generator
 from typing import Any, Final
 
 from psycopg import Connection, OperationalError
+from psycopg.generators import execute
 
 ANSWER_SECONDS = 30.0
 """A relay's: half of what PostgreSQL's own subscribers wait (`wal_receiver_timeout`)."""
@@ -29,6 +30,15 @@ def expect_answers(connection: Connection[Any], seconds: float) -> None:
         return wait(connection, _answered(connection, generator, seconds), *arguments, **named)
 
     connection.wait = wait_for_answer  # type: ignore[method-assign, assignment]  # all of psycopg waits with it
+
+
+def run(connection: Connection[Any], statements: bytes) -> Any:
+    """The last result of statements without parameters: quicker than by a cursor, and with the same patience.
+
+    Not by libpq's PQexec, which waits in C for ever. (`generators.execute` is not announced; it is what cursors use.)
+    """
+    connection.pgconn.send_query(statements)
+    return connection.wait(execute(connection.pgconn))[-1]
 
 
 def _answered(

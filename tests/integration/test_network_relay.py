@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from kompensate.outbox.main import RelayService
 from tests.fixtures.network import BOTH, Direction, Line
@@ -33,14 +32,8 @@ def shop(request: pytest.FixtureRequest, postgres: str, kafka: str, topic_prefix
 @pytest.fixture
 def line(postgres: str) -> Iterator[Line]:
     """The way of a relay to PostgreSQL."""
-    server = conninfo_to_dict(postgres)
-    with Line(str(server["host"]), int(str(server["port"]))) as made:
+    with Line.to_database(postgres) as made:
         yield made
-
-
-def through(line: Line, dsn: str) -> str:
-    """The DSN by that way; a new connection is waited for two seconds instead of ten."""
-    return dsn.replace(f":{conninfo_to_dict(dsn)['port']}/", f":{line.port}/") + "?connect_timeout=2"
 
 
 FAULTS: dict[str, Callable[[Line], object]] = {
@@ -57,7 +50,7 @@ FAULTS: dict[str, Callable[[Line], object]] = {
 def test_a_line_to_the_database_fails_while_rows_come(shop: RealOutbox, line: Line) -> None:
     """Whatever the line does, the relay connects anew within its own deadline, and every row arrives, in order."""
     written: list[bytes | None] = []
-    with RelayService(shop.settings(dsn=through(line, shop.dsn))) as service:
+    with RelayService(shop.settings(dsn=line.dsn(shop.dsn))) as service:
         for fault, act in FAULTS.items():
             written += write_numbers(shop, len(written), 20)
             shop.arrived(written)
@@ -73,7 +66,7 @@ def test_a_line_to_the_database_fails_while_rows_come(shop: RealOutbox, line: Li
 @pytest.mark.parametrize("silent", [BOTH, ["down"]], ids=["both ways", "from the server"])
 def test_a_standby_elsewhere_takes_over(shop: RealOutbox, line: Line, silent: Sequence[Direction]) -> None:
     """The server gives up a reader that it does not hear; one that it hears gives up itself what says nothing to it."""
-    first, second = RelayService(shop.settings(dsn=through(line, shop.dsn))), RelayService(shop.settings())
+    first, second = RelayService(shop.settings(dsn=line.dsn(shop.dsn))), RelayService(shop.settings())
     with first:
         wait_until("the first reads", lambda: first.state == "streaming")
         with second:
