@@ -1,13 +1,13 @@
 """Relay and participant on a line to Kafka that fails: nothing is lost, and each effect is once."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from kompensate.compose.local.stack import Stack
 from kompensate.compose.local.state import load
 from kompensate.outbox.main import RelayService
+from kompensate.outbox.relay import Limits
 from kompensate.participants.database import connect
 from kompensate.participants.main import Service
 from kompensate.participants.settings import Settings
@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.stack]
 FAULTS: dict[str, Callable[[Line], object]] = {
     "silent": lambda line: line.fall_silent(),
     "silent from the broker": lambda line: line.fall_silent(["down"]),
-    "reset": lambda line: line.reset(),
     "cut in mid-message": lambda line: line.cut_after(100),
 }
 IMPATIENT = {"socket.timeout.ms": 2_000, "request.timeout.ms": 1_500, "reconnect.backoff.max.ms": 500}
@@ -97,13 +96,13 @@ def test_a_participant_whose_line_to_kafka_fails(near: str, line: Line, postgres
     world.engine.dispose()
 
 
-def test_who_cannot_reach_kafka_can_be_stopped(near: str, line: Line, postgres: str, tmp_path: Path) -> None:
+def test_who_cannot_reach_kafka_can_be_stopped(near: str, line: Line, postgres: str) -> None:
     """While the line is silent, both end when they are told to, and the next ones do what was left."""
     outbox, topics = RealOutbox(postgres, near, "ending."), ServiceTopics(near, "ending.")
     topics.make()
     world = World(connect(postgres, "stock"))
     far = f"127.0.0.1:{line.port}"
-    relay = RelayService(outbox.settings(bootstrap=far, kafka=IMPATIENT))
+    relay = RelayService(outbox.settings(bootstrap=far, kafka=IMPATIENT, limits=Limits(drain=1)))
     service = Service(stock, postgres, far, prefix="ending.", kafka={"socket.timeout.ms": 2_000})
     with relay, service:
         wait_until("both are at work", lambda: relay.state == "streaming" and service.ready)

@@ -63,7 +63,12 @@ def test_a_line_to_the_database_fails_while_rows_come(shop: RealOutbox, line: Li
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("silent", [BOTH, ["down"]], ids=["both ways", "from the server"])
+@pytest.mark.parametrize(
+    ("shop", "silent"),
+    [("log", BOTH), ("log", ["down"]), ("polled", ["down"])],
+    ids=["log, both ways", "log, from the server", "polled, from the server"],
+    indirect=["shop"],
+)
 def test_a_standby_elsewhere_takes_over(shop: RealOutbox, line: Line, silent: Sequence[Direction]) -> None:
     """The server gives up a reader that it does not hear; one that it hears gives up itself what says nothing to it."""
     first, second = RelayService(shop.settings(dsn=line.dsn(shop.dsn))), RelayService(shop.settings())

@@ -36,7 +36,11 @@ class FakeConnect:
     def put(self, name: str, configuration: dict[str, str]) -> None:
         pass
 
-    restart_failed = offsets = lambda self, name: []
+    def restart_failed(self, name: str) -> None:
+        pass
+
+    def offsets(self, name: str) -> list[dict[str, Any]]:
+        return []
 
     def configuration(self, name: str) -> dict[str, str]:
         return SETTINGS.configuration
