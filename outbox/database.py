@@ -13,6 +13,8 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from kompensate.outbox import answers
+from kompensate.outbox.answers import expect_answers
 from kompensate.outbox.checkpoint import MAKE_CHECKPOINTS, Checkpoint, Holder, SlotState
 from kompensate.outbox.errors import Disconnected, Misconfigured, SlotInUse, refused, with_advice
 from kompensate.outbox.health import SlotStanding
@@ -27,7 +29,7 @@ PLUGIN: Final = "pgoutput"
 # A server that is gone is noticed in about so many milliseconds.
 PATIENCE_MS: Final = 10_000
 SLOT_CREATION_MS: Final = 60_000
-_KEEPALIVE: Final = {
+TCP_PATIENCE: Final = {
     "connect_timeout": 10,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -48,7 +50,7 @@ def _parts(dsn: str) -> dict[str, Any]:
 
 def conninfo(dsn: str, options: str) -> str:
     """libpq's connection string, with `options` for the session. Raises Misconfigured for what is no DSN."""
-    parts = {**_KEEPALIVE, **_parts(dsn)}
+    parts = {**TCP_PATIENCE, **_parts(dsn)}
     # Ours first: what the DSN says wins.
     parts["options"] = f"{options} {parts.get('options') or ''}".strip()
     return make_conninfo(**parts, client_encoding="UTF8")
@@ -73,7 +75,7 @@ def reacting() -> Iterator[None]:
 def connect(conninfo: str) -> psycopg.Connection[tuple[Any, ...]]:
     """A connection. Raises Disconnected where asking again may help, Misconfigured where it does not."""
     try:
-        return psycopg.connect(conninfo, autocommit=True)
+        connection = psycopg.connect(conninfo, autocommit=True)
     except psycopg.OperationalError as error:
         if refused(str(error)):
             raise Misconfigured(
@@ -81,6 +83,8 @@ def connect(conninfo: str) -> psycopg.Connection[tuple[Any, ...]]:
                 "mend the DSN, or make what it names"
             ) from error
         raise Disconnected(f"PostgreSQL: {with_advice(line(error))}") from error
+    expect_answers(connection, answers.ANSWER_SECONDS)
+    return connection
 
 
 def line(error: Exception) -> str:
@@ -152,6 +156,7 @@ class Database:
     def create_slot(self) -> None:
         """Make the slot; the server waits for every transaction that runs now to end."""
         log.info("making replication slot %s: it waits for running transactions to end", self._names.slot)
+        expect_answers(self._connection, SLOT_CREATION_MS / 1000 + answers.ANSWER_SECONDS)
         with reacting():
             self._connection.execute("SELECT set_config('statement_timeout', %s, false)", [str(SLOT_CREATION_MS)])
             try:
@@ -166,8 +171,9 @@ class Database:
                     "max_replication_slots, or drop slots that nobody reads"
                 ) from error
             finally:
-                if not self._connection.broken:
+                if not self._connection.closed:
                     self._connection.execute("RESET statement_timeout")
+                    expect_answers(self._connection, answers.ANSWER_SECONDS)
 
     def drop_slot(self) -> None:
         """Drop the slot. Raises SlotInUse."""
@@ -241,6 +247,7 @@ class Database:
         ).format(
             sql.SQL(", ").join(sql.Identifier(column.name) for column in needed_ones), sql.Identifier(self._names.table)
         )
+        expect_answers(self._connection, answers.LONG_SECONDS)
         return Mapping(self._names.table, needed_ones), self._copy(statement)
 
     def _copy(self, statement: sql.Composed) -> Generator[Sequence[bytes | None], None, None]:

@@ -188,9 +188,9 @@ def _place(data: bytes) -> str:
     return f" at {lsn_text(_WAL_HEADER.unpack_from(data)[1])}"
 
 
-def feedback(lsn: int, now: float) -> bytes:
-    """A standby status update: everything up to `lsn` is safe. `now` in seconds of Unix time."""
-    return _FEEDBACK.pack(b"r", lsn, lsn, lsn, int((now - EPOCH_SECONDS) * 1_000_000), 0)
+def feedback(lsn: int, now: float, *, ask: bool = False) -> bytes:
+    """A standby status update: everything up to `lsn` is safe. `now` in seconds of Unix time; `ask` for a keepalive."""
+    return _FEEDBACK.pack(b"r", lsn, lsn, lsn, int((now - EPOCH_SECONDS) * 1_000_000), ask)
 
 
 def lsn_text(lsn: int) -> str:

@@ -21,8 +21,12 @@ from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection, create_engine, exc
 from sqlalchemy.engine import make_url
+from sqlalchemy.event import listen
 
+from kompensate.outbox import answers
+from kompensate.outbox.answers import expect_answers
 from kompensate.outbox.checkpoint import REMEDY
+from kompensate.outbox.database import TCP_PATIENCE
 from kompensate.outbox.errors import Disconnected, Gap, Misconfigured, SlotInUse
 from kompensate.outbox.patience import begun
 from kompensate.outbox.polling import BATCH_MAX, COLUMNS, Rows
@@ -140,7 +144,8 @@ class KeptRows:
 
     def __init__(self, url: str, table: str, *, resync: bool) -> None:
         self._table, self._polled = table, f"{table}_polled"
-        self._engine = create_engine(url, connect_args={"application_name": "kompensate relay"})
+        self._engine = create_engine(url, connect_args=TCP_PATIENCE)
+        listen(self._engine, "connect", _be_patient, insert=True)
         with _reacting():
             self._notes = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
@@ -167,7 +172,8 @@ class KeptRows:
             )
         if not ask(_HAS_INDEX, (self._table,)).scalar_one():
             log.info("making an index of %s by transaction, so that a look reads only what is new", self._table)
-            ask(f"CREATE INDEX IF NOT EXISTS {self._table}_xid ON {self._table} (xid)")
+            with _at_leisure(self._notes):
+                ask(f"CREATE INDEX IF NOT EXISTS {self._table}_xid ON {self._table} (xid)")
 
     def _position(self) -> int | None:
         """Where a relay left off; None before the first. Raises Gap where it is no position of this server."""
@@ -199,11 +205,19 @@ class KeptRows:
             self._next = until
 
     def _all(self, connection: Connection) -> Iterator[tuple[int, Sequence[Any]]]:
-        """Every row that is there, also what another server numbered before the tables came here: all are one place."""
-        bound = int(connection.exec_driver_sql(f"SELECT {BOUND}::text::bigint").scalar_one())
-        for row in begun(self._rows(connection, "", ()), self.stay):
-            yield bound, row[1:]
-        self._next = bound
+        """Every row that is there, also what another server numbered before the tables came here: all are one place.
+
+        But for those that transactions of this server wrote which a running one precedes: they come by their numbers.
+        """
+        connection = connection.execution_options(isolation_level="REPEATABLE READ")  # one look for both statements
+        bound, end = connection.exec_driver_sql(
+            f"SELECT {BOUND}::text::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+        ).one()
+        where = " WHERE xid < %s::text::xid8 OR xid >= %s::text::xid8"
+        with _at_leisure(connection):
+            for row in begun(self._rows(connection, where, (str(bound), str(end))), self.stay):
+                yield bound, row[1:]
+        self._next = int(bound)
 
     def _until(self, connection: Connection, begin: int) -> int:
         """How far to read at once: to the bound, or ROWS_MAX rows, or one transaction that has more."""
@@ -238,6 +252,19 @@ class KeptRows:
     def stay(self) -> None:
         with _reacting():
             self._notes.exec_driver_sql("SELECT 1")
+
+
+def _be_patient(driver: Any, _record: object) -> None:
+    expect_answers(driver, answers.ANSWER_SECONDS)
+
+
+@contextmanager
+def _at_leisure(connection: Connection) -> Iterator[None]:
+    """For a statement that may take its time."""
+    driver: Any = connection.connection.driver_connection
+    expect_answers(driver, answers.LONG_SECONDS)
+    yield
+    expect_answers(driver, answers.ANSWER_SECONDS)
 
 
 _HAS_INDEX: Final = (

@@ -23,7 +23,9 @@ from kompensate.outbox.tables import OUTBOX, PUBLICATION
 START_SECONDS = 60.0
 POLL_SECONDS = 0.2
 FAILED_SECONDS = 3.0
-"""A task that had failed says so until it is restarted; one that says so for longer has failed again."""
+"""A task that says so for longer has failed."""
+RESTART_SECONDS = 30.0
+"""One that had failed says so until Connect has come round to restarting it, which a busy one does late."""
 # Where they differ from what is rendered, that may be meant: Connect's way to the database, and how often it looks.
 _ITS_OWN = frozenset(
     {"database.hostname", "database.port", "database.user", "database.password", "database.sslmode", "poll.interval.ms"}
@@ -77,15 +79,16 @@ def register(settings: DebeziumSettings, clock: Callable[[], float] = time.monot
     connect.put(settings.name, configuration)
     if had_failed:
         connect.restart_failed(settings.name)
+    patience = RESTART_SECONDS if had_failed else FAILED_SECONDS
     deadline, failed_since = clock() + START_SECONDS, clock()
     while True:
         states = _states(connect.status(settings.name))
         if "FAILED" not in states.values():
-            failed_since = clock()
+            failed_since, patience = clock(), FAILED_SECONDS
         slot = _database(settings, lambda ask: _slot(ask, settings, started=True, published=False))
         # A task that runs has made its slot, and reads it a moment later.
         running = len(states) > 1 and set(states.values()) == {"RUNNING"} and not _wrong(slot)
-        if running or clock() - failed_since > FAILED_SECONDS or clock() > deadline:
+        if running or clock() - failed_since > patience or clock() > deadline:
             return check(settings)
         time.sleep(POLL_SECONDS)
 

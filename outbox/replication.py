@@ -13,6 +13,7 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.conninfo import make_conninfo
 
+from kompensate.outbox import answers
 from kompensate.outbox.checkpoint import Holder
 from kompensate.outbox.database import PATIENCE_MS, Database, connect, conninfo, line, reacting
 from kompensate.outbox.errors import Disconnected, Misconfigured
@@ -41,6 +42,9 @@ class Slot:
             raise
         self._pgconn = self._connection.pgconn
         self._lsn = 0
+        self._heard_at = time.monotonic()
+        self._asked_at: float | None = None
+        """When a server that says nothing was asked whether it is there."""
         self._poll = select.poll()
         self._poll.register(self._pgconn.socket, select.POLLIN)
 
@@ -81,10 +85,25 @@ class Slot:
                 elif messages or waited:
                     break
                 else:
-                    self._poll.poll(timeout * 1000)
-                    self._pgconn.consume_input()
+                    self._listen(timeout)
                     waited = True
         return messages
+
+    def _listen(self, timeout: float) -> None:
+        """Wait for what comes. A server that has nothing to say is asked for a sign of life, and given time for it.
+
+        The time begins with the question: who did not read for a while (Kafka was away) has heard nothing either.
+        """
+        came = self._poll.poll(timeout * 1000)
+        self._pgconn.consume_input()
+        now, limit = time.monotonic(), answers.ANSWER_SECONDS
+        if came:
+            self._heard_at, self._asked_at = now, None
+        elif self._asked_at is not None and now - self._asked_at > limit:
+            raise Disconnected(f"PostgreSQL: expected a sign of life within {limit:g} s, got none")
+        elif self._asked_at is None and now - self._heard_at > limit / 2:
+            self._asked_at = now
+            self._send(ask=True)
 
     def confirm(self, lsn: int) -> None:
         """See relay.Source. The note comes first: the slot never stands beyond what we know (see `checkpoint`)."""
@@ -109,8 +128,8 @@ class Slot:
         """Let go of the slot."""
         self._connection.close()
 
-    def _send(self) -> None:
-        self._pgconn.put_copy_data(feedback(self._lsn, time.time()))
+    def _send(self, *, ask: bool = False) -> None:
+        self._pgconn.put_copy_data(feedback(self._lsn, time.time(), ask=ask))
         # Waiting for room alone could lock both sides up: the server may be waiting for us to read.
         while self._pgconn.flush():
             readable, _, _ = select.select([self._pgconn.socket], [self._pgconn.socket], [], PATIENCE_MS / 1000)

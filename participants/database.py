@@ -7,6 +7,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.event import listen
 
+from kompensate.outbox.answers import expect_answers
 from kompensate.outbox.errors import with_advice
 from kompensate.outbox.naming import check_dsn
 from kompensate.outbox.writer import sqlite_cursor
@@ -19,6 +20,22 @@ _PATIENCE = {
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,
 }
+_SERVERS_PATIENCE = {
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "4",
+    "client_connection_check_interval": "10s",
+}
+# What server, role or DSN say of these stays.
+_SET = (
+    "SELECT set_config(s.name, wanted.value, false) FROM unnest(%s::text[], %s::text[]) AS wanted (name, value)"
+    " JOIN pg_settings s ON s.name = wanted.name WHERE s.source = 'default'"
+)
+STATEMENT_SECONDS = 300.0
+"""How long a statement may be without any answer: Kafka has given the partitions to another by then
+(`max.poll.interval.ms`), so nothing is won by waiting on."""
+COMMIT_SECONDS = 30.0
+"""The same for a COMMIT. Given up too early it costs nothing: the inbox answers for what was committed after all."""
 
 
 def connect(dsn: str, service: str) -> Engine:
@@ -28,7 +45,8 @@ def connect(dsn: str, service: str) -> Engine:
     """
     check_dsn(dsn)
     if "://" not in dsn:
-        return _postgresql("postgresql+psycopg://", service, {}, dsn)
+        given = {name: value for name, value in _PATIENCE.items() if name not in dsn}
+        return _postgresql("postgresql+psycopg://", service, given, dsn)
     url = make_url(dsn)
     if url.get_backend_name() == "sqlite":
         return _sqlite(dsn)
@@ -75,7 +93,29 @@ def _postgresql(url: str, service: str, arguments: dict[str, Any], text: str | N
             raise type(error)(with_advice(str(error))) from error
 
     listen(engine, "do_connect", connect)
+    listen(engine, "connect", _be_patient, insert=True)
     return engine
+
+
+def _be_patient(driver: Any, _record: object) -> None:
+    """TCP's patience ends with a host that is gone, not with a line that only fell silent.
+
+    The server is told as much: a transaction of a client that it lost keeps its locks, on the inbox too, so that the
+    same group on a new connection would wait for it, by the server's own settings for two hours.
+    """
+    patience = {**_SERVERS_PATIENCE, "idle_in_transaction_session_timeout": f"{STATEMENT_SECONDS:g}s"}
+    driver.autocommit = True
+    driver.execute(_SET, (list(patience), list(patience.values())))
+    driver.autocommit = False
+    commit = driver.commit
+
+    def commit_soon() -> None:
+        expect_answers(driver, COMMIT_SECONDS)
+        commit()
+        expect_answers(driver, STATEMENT_SECONDS)
+
+    expect_answers(driver, STATEMENT_SECONDS)
+    driver.commit = commit_soon
 
 
 def _sqlite(url: str) -> Engine:

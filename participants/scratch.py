@@ -16,6 +16,8 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.event import contains, listen
 from sqlalchemy.orm import Session
 
+from kompensate.outbox.answers import run
+
 # libpq's PQTRANS_INTRANS: a transaction is open and no statement in it failed (PostgreSQL, "libpq-status").
 _IN_TRANSACTION = 2
 # libpq's PGRES_COMMAND_OK: a statement that returns no rows was done (PostgreSQL, "libpq-exec").
@@ -120,7 +122,7 @@ class Scratch:
             self._execute(f"SAVEPOINT {self._name}")
         else:
             # Not by a cursor, whose Python costs more than the statements.
-            moved = self.driver.pgconn.exec_(f"RELEASE SAVEPOINT {self._name}; SAVEPOINT {self._name}".encode())
+            moved = run(self.driver, f"RELEASE SAVEPOINT {self._name}; SAVEPOINT {self._name}".encode())
             if moved.status != _COMMAND_OK:
                 text = moved.error_message.decode(errors="replace").strip()
                 raise RuntimeError(f"savepoint {self._name}: expected to move it, got {text}")

@@ -1,9 +1,7 @@
 """The group's transaction on PostgreSQL: what the database can do to it, and what handlers must not."""
 
-import select
-import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
@@ -11,18 +9,18 @@ from datetime import date
 import psycopg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from kompensate.outbox import inbox
 from kompensate.outbox.tables import MissingTables, check_tables, create_tables, ensure_partitions
 from kompensate.outbox.writer import request_row, write
-from kompensate.participants import Call, Participant, Refused, group, unit
+from kompensate.participants import Call, Participant, Refused, database, group, unit
 from kompensate.participants.database import connect
 from kompensate.participants.orders import Order
 from kompensate.participants.unit import Undone, Unit, Unreachable
 from kompensate.schemas.messages import Command, Request
 from kompensate.schemas.payloads import encode
+from tests.fixtures.network import Line
 from tests.fixtures.participants import (
     How,
     World,
@@ -180,17 +178,21 @@ def test_a_lost_connection_undoes_the_group(world: World, monkeypatch: pytest.Mo
     assert world.effects() == {("a", "take"): 1, ("b", "take"): 1}
 
 
-def test_a_commit_whose_answer_is_lost_is_found_again(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("lose", [lambda line: line.cut_after(0), Line.fall_silent_after_question])
+def test_a_commit_whose_answer_is_lost_is_found_again(
+    postgres: str, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Line], object]
+) -> None:
     """COMMIT happened but its answer did not arrive: the group again gets stored answers, no second effect."""
-    with CuttingProxy(postgres) as proxy:
-        world = World(connect(proxy.dsn, "stock"))
+    monkeypatch.setattr(database, "COMMIT_SECONDS", 0.5)
+    with Line.to_database(postgres) as line:
+        world = World(connect(line.dsn(postgres), "stock"))
 
-        def cut(point: str) -> None:
+        def fail(point: str) -> None:
             if point == "participant.before_db_commit":
-                proxy.cut_next_answer()
+                lose(line)
 
         with monkeypatch.context() as patch:
-            patch.setattr(unit, "fault", cut)
+            patch.setattr(unit, "fault", fail)
             with pytest.raises(Undone) as caught:
                 world.handle(forward("a"))
         assert not caught.value.contended
@@ -344,49 +346,3 @@ def test_a_start_commits_with_the_callers_work(world: World) -> None:
     assert world.rows(f"SELECT {columns} FROM outbox") == [
         ("shop.requests", "order-1", 2, "kompensate.start", "r1", "checkout", None, b"{}")
     ]
-
-
-class CuttingProxy:
-    """Stands before PostgreSQL; on order lets the next thing the client says through, and its answer not."""
-
-    def __init__(self, dsn: str) -> None:
-        self._url = make_url(dsn)
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.dsn = self._url.set(host="127.0.0.1", port=self._server.getsockname()[1]).render_as_string(False)
-        self._cut = threading.Event()
-        self._threads = [threading.Thread(target=self._accept)]
-
-    def __enter__(self) -> "CuttingProxy":
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        # Wakes accept(), which closing the socket alone does not.
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-        for thread in self._threads:
-            thread.join(10)
-
-    def cut_next_answer(self) -> None:
-        self._cut.set()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._server.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self._carry, args=(client,))
-            self._threads.append(thread)
-            thread.start()
-
-    def _carry(self, client: socket.socket) -> None:
-        with client, socket.create_connection((self._url.host or "", self._url.port or 5432)) as server:
-            ends = {client: server, server: client}
-            while True:
-                for end in select.select(list(ends), [], [])[0]:
-                    data = end.recv(65536)
-                    if not data or (end is server and self._cut.is_set()):
-                        self._cut.clear()
-                        return
-                    ends[end].sendall(data)

@@ -36,11 +36,15 @@ def test_a_first_publication_cut_short_begins_anew(outbox: RealOutbox) -> None:
     outbox.in_order()
 
 
-def test_an_idle_outbox_beside_busy_tables_lets_the_log_go(outbox: RealOutbox) -> None:
-    """Other tables' changes do not pin the server's log: the slot moves on though no row is written."""
+@pytest.mark.parametrize("where", ["another table", "another database"])
+def test_an_idle_outbox_beside_busy_tables_lets_the_log_go(
+    outbox: RealOutbox, fresh_database: Callable[[], str], where: str
+) -> None:
+    """What others write does not pin the server's log: the slot moves on though no row is written."""
     with RelayService(outbox.settings()):
         wait_until("the slot is read", outbox.reader)
-        outbox.sql("CREATE TABLE stock AS SELECT n FROM generate_series(1, 20000) n")
+        with psycopg.connect(outbox.dsn if where == "another table" else fresh_database()) as busy:
+            busy.execute("CREATE TABLE stock AS SELECT n FROM generate_series(1, 20000) n")
         end = outbox.log_end()
         wait_until("the slot moves on", lambda: outbox.confirmed() >= end)
 

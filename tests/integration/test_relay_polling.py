@@ -3,7 +3,7 @@
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -67,6 +67,21 @@ def test_without_the_bound_it_is_passed_over(outbox: PolledOutbox, monkeypatch: 
         outbox.arrived([b"2", b"3"])
 
     assert b"1" not in outbox.payloads()
+
+
+def test_what_is_written_while_it_starts_comes_once(outbox: PolledOutbox, fresh_database: Callable[[], str]) -> None:
+    """A first look takes the whole table; what a transaction that still runs holds up is not in it, and comes later."""
+    outbox.write([("order-1", b"1")], partition=0)
+    with psycopg.connect(fresh_database()) as elsewhere:
+        elsewhere.execute("SELECT pg_current_xact_id()")  # of the same server
+        outbox.write([("order-1", b"2")], partition=0)
+        with outbox.streaming():
+            outbox.arrived([b"1"])
+            elsewhere.rollback()
+            outbox.write([("order-1", b"3")], partition=0)
+            outbox.arrived([b"3"])
+
+    assert outbox.payloads() == [b"1", b"2", b"3"]
 
 
 def test_polling_makes_the_same_records_as_the_log(outbox: PolledOutbox) -> None:
