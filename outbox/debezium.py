@@ -36,6 +36,8 @@ def connector(
         "topic.prefix": name or database["dbname"],
         "plugin.name": "pgoutput",
         "slot.name": slot or slot_name(database["dbname"], "debezium"),
+        # Where the server is older than 17 the connector says so, and makes a plain one.
+        "slot.failover": "true",
         "publication.name": publication,
         # The publication is ours: insert-only, of the outbox alone.
         "publication.autocreate.mode": "disabled",

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.event import listen
 
-from kompensate.outbox.naming import check_dsn
+from kompensate.outbox.naming import check_dsn, is_of_several_hosts, plain_dsn
 from kompensate.outbox.writer import sqlite_cursor
 
 # A database whose host is gone is noticed in about half a minute, instead of the operating system's quarter of an hour.
@@ -22,11 +22,13 @@ _PATIENCE = {
 def connect(dsn: str, service: str) -> Engine:
     """An engine for `dsn`: a URL (`postgresql://…`, `sqlite:///…`) or libpq's `host=… dbname=…`. Connects later.
 
+    With several hosts and `target_session_attrs=read-write` the one that takes writes is found at each connection.
+
     Raises ValueError for what is neither, and SQLAlchemy's ArgumentError for a URL that cannot be read.
     """
     check_dsn(dsn)
-    if "://" not in dsn:
-        return _libpq(dsn, service)
+    if "://" not in dsn or is_of_several_hosts(dsn):
+        return _libpq(plain_dsn(dsn), service)
     url = make_url(dsn)
     if url.get_backend_name() == "sqlite":
         return _sqlite(dsn)
@@ -67,7 +69,8 @@ def _postgresql(url: str, service: str, arguments: dict[str, Any]) -> Engine:
 
 def _libpq(text: str, service: str) -> Engine:
     """libpq's own text goes to the driver as it is: SQLAlchemy has no place for it in a URL."""
-    engine = _postgresql("postgresql+psycopg://", service, {})
+    given = {name: value for name, value in _PATIENCE.items() if f"{name}=" not in text}
+    engine = _postgresql("postgresql+psycopg://", service, given)
 
     def give_text(_dialect: object, _record: object, arguments: list[Any], _named: dict[str, Any]) -> None:
         arguments[:] = [text]
