@@ -25,9 +25,14 @@ def connector(
     """The connector's configuration, as `PUT /connectors/<name>/config` takes it.
 
     `name` stands in Connect's logs and metrics (default: the database's). `slot` is not the built-in
-    relay's: both may read one outbox side by side. Raises ValueError for a DSN that cannot be read.
+    relay's: both may read one outbox side by side. Raises ValueError for a DSN that cannot be read, or of two hosts.
     """
     database = database_of(dsn)
+    if "," in database.get("host", ""):
+        raise ValueError(
+            f"Debezium: expected the address of one host, got {database['host']}: give it a name that moves with the "
+            "primary"
+        )
     placement = ",".join(f"{column}:header:{header}" for column, header in HEADER_COLUMNS)
     return {
         "connector.class": "io.debezium.connector.postgresql.PostgresConnector",

@@ -162,9 +162,8 @@ def test_without_a_look_at_the_position_rows_are_lost(
     assert not set(rest) & set(shop.payloads())
 
 
-@pytest.mark.parametrize("two", [False], indirect=True, ids=["no slots copied"])
-def test_a_transaction_that_ran_long_is_of_the_rest(two: Pair, shop: RealOutbox) -> None:
-    """It has a lower number than all that is noted as published, and commits when the relay is gone."""
+def runs_long(two: Pair, shop: RealOutbox) -> None:
+    """A transaction with a lower number than all that is noted as published, which commits when the relay is gone."""
     publish(shop, 0, 20)  # a slot is not made while a transaction runs
     with psycopg.connect(two.primary.dsn()) as slow:
         slow.execute(
@@ -182,6 +181,33 @@ def test_a_transaction_that_ran_long_is_of_the_rest(two: Pair, shop: RealOutbox)
         shop.arrived([b"7000"])
 
 
+@pytest.mark.parametrize("two", [False], indirect=True, ids=["no slots copied"])
+def test_a_transaction_that_ran_long_is_of_the_rest(two: Pair, shop: RealOutbox) -> None:
+    """What ran when the note was made is not taken for published."""
+    runs_long(two, shop)
+
+
+@pytest.mark.parametrize("two", [False], indirect=True, ids=["no slots copied"])
+def test_without_a_bound_by_what_runs_it_is_lost(two: Pair, shop: RealOutbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defence off: everything below the newest number is taken for published."""
+    note = Database._note
+
+    def newest(self: Database, *arguments: Any) -> tuple[int, int]:
+        place, _ = note(self, *arguments)
+        [(number,)] = self.ask("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+        return place, number
+
+    monkeypatch.setattr(Database, "_note", newest)
+    with pytest.raises(AssertionError, match="rows in Kafka"):
+        runs_long(two, shop)
+
+
+def fill(outbox: RealOutbox, end: int) -> None:
+    """Have the server's log go on beyond `end`, by what is no row."""
+    while outbox.log_end() <= end:
+        outbox.sql("SELECT pg_logical_emit_message(true, 'filling', repeat('x', 200000))")
+
+
 def is_ahead(two: Pair, shop: RealOutbox) -> None:
     """The relay has noted what the standby never got; that is promoted, and its log goes over the same ground."""
     with RelayService(shop.settings()) as service:
@@ -192,6 +218,7 @@ def is_ahead(two: Pair, shop: RealOutbox) -> None:
         two.cut_off()
         lost = write_numbers(shop, 50, 200)
         shop.arrived(lost)
+        fill(shop, shop.log_end() + 2_000_000)
         shop.settle()
         noted = shop.confirmed()
         two.fail_over()
@@ -199,8 +226,7 @@ def is_ahead(two: Pair, shop: RealOutbox) -> None:
         assert shop.log_end() < noted, "the new timeline is beyond what was noted: nothing would be proved"
         wait_until("the new primary's slot is read", lambda: service.state == "streaming" and shop.reader())
         # So that a relay that takes these for published has something that it does not take for it.
-        while shop.log_end() <= noted:
-            shop.sql("SELECT pg_logical_emit_message(true, 'filling', repeat('x', 10000))")
+        fill(shop, noted)
         new += write_numbers(shop, 2_000, 10)
         shop.arrived(new[-10:], 60)
         shop.arrived(new, 5)

@@ -100,6 +100,12 @@ def test_the_connector_places_every_column() -> None:
     )
 
 
+def test_the_connector_takes_one_host() -> None:
+    """libpq's form of several is not for Debezium, and is told so instead of rendered."""
+    with pytest.raises(ValueError, match=r"expected the address of one host, got one,two: .*moves with the primary"):
+        connector("postgresql://ann:secret@one:5433,two:5433/shop")
+
+
 def test_the_command_prints_the_configuration_as_json() -> None:
     """`kompensate relay debezium` prints what Kafka Connect's REST interface takes."""
     done = CliRunner().invoke(relay, ["debezium", "--dsn", "inventory=postgresql://db/shop", "--slot", "mine"])
