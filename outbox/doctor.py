@@ -81,6 +81,20 @@ def role(ask: Ask, names: Names, replication: str | None) -> Iterator[Finding]:
         "no such right" if not (writes if there else makes) else None,
         f"GRANT SELECT, INSERT, UPDATE ON {notes} TO {user}" if there else "make it, as docs/guides/relay.md has it",
     )
+    older = ask(
+        "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(quote_ident(%s)) AND NOT EXISTS"
+        " (SELECT FROM pg_attribute WHERE attrelid = pg_class.oid AND attname = 'below')",
+        [notes],
+    )
+    if older:
+        yield finding(
+            "ok" if older == [(True,)] else "wrong",
+            "role.checkpoint",
+            f"table {notes}",
+            "a column below, or its owner as the relay's role",
+            None if older == [(True,)] else "the table of an older version, and another owner",
+            f"ALTER TABLE {notes} ADD COLUMN below xid8",
+        )
 
 
 def slot(ask: Ask, names: Names, database: str, noted: Callable[[], Checkpoint | None]) -> Iterator[Finding]:
