@@ -161,8 +161,9 @@ def failover(ask: Ask, names: Names) -> Iterator[Finding]:
         if copied is None:
             remedy = "PostgreSQL 17 has slots that fail over; until then nothing is lost, but some of it comes twice"
     yield finding("advice" if got else "ok", "slot.failover", subject, "a slot that fails over", got, remedy)
-    if standbys and copied:
-        yield from _awaited(ask, subject, [name.strip(' "') for name in (awaited or "").split(",") if name.strip()])
+    names_awaited = [name.strip(' "') for name in (awaited or "").split(",") if name.strip()]
+    if copied and (standbys or names_awaited):
+        yield from _awaited(ask, subject, names_awaited)
 
 
 def _awaited(ask: Ask, subject: str, awaited: list[str]) -> Iterator[Finding]:

@@ -388,3 +388,20 @@ def test_the_doctor_knows_of_the_standby(two: Pair, shop: RealOutbox, monkeypatc
         "wrong",
         f"none at {STANDBY_SLOT}: the relay is given no rows until there is",
     )
+
+
+def test_a_standby_that_nobody_knows_is_waited_for_too(three: list[Node], alone: RealOutbox) -> None:
+    """A new primary whose configuration names the slot of its former self: no row goes out, and the doctor says why."""
+    publish(alone, 0, 2)
+    three[0].kill()
+    three[0].start(synchronized_standby_slots="gone")
+    with RelayService(alone.settings()):
+        write_numbers(alone, 2, 2)
+        wait_until(
+            "the server holds the relay back",
+            lambda: alone.sql("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'WaitForStandbyConfirmation'"),
+        )
+        assert findings(alone)["slot.standbys"] == (
+            "wrong",
+            "none at gone: the relay is given no rows until there is",
+        )
