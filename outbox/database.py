@@ -26,6 +26,7 @@ from kompensate.outbox.setup import columns, needed
 log = logging.getLogger(__name__)
 
 PLUGIN: Final = "pgoutput"
+FAILOVER_VERSION: Final = 17_00_00
 # A server that is gone is noticed in about so many milliseconds.
 PATIENCE_MS: Final = 10_000
 SLOT_CREATION_MS: Final = 60_000
@@ -100,16 +101,20 @@ class Database:
         self._names = names
         self._checkpoints = sql.Identifier(f"{names.table}_relay")
         self._connection = connect(conninfo(dsn, ""))
+        self._passed: tuple[int, int] | None = None
 
     def close(self) -> None:
         self._connection.close()
 
     def check(self) -> None:
-        """Raise Misconfigured unless server, table and publication are what a relay needs."""
+        """Raise Misconfigured unless server, table and publication are what a relay needs.
+
+        Raises Disconnected for a standby: it may be about to be promoted, and is waited for like a server that is away.
+        """
         with reacting():
             for finding in needed(self.ask, self._names, self.name):
                 if finding.level == "wrong":
-                    raise Misconfigured(str(finding))
+                    raise (Disconnected if finding.check == "server.primary" else Misconfigured)(str(finding))
 
     def ask(self, statement: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """The rows of one statement. Raises psycopg's errors."""
@@ -126,20 +131,21 @@ class Database:
         name = self._names.slot
         with reacting():
             found = self._connection.execute(
-                "SELECT plugin, database, coalesce(confirmed_flush_lsn, '0/0')::text, wal_status, active_pid"
-                " FROM pg_replication_slots WHERE slot_name = %s",
+                "SELECT plugin, database, coalesce(confirmed_flush_lsn, '0/0')::text, wal_status, active_pid,"
+                # NULL where this version has no such column.
+                " (to_jsonb(s) ->> 'failover')::boolean FROM pg_replication_slots s WHERE slot_name = %s",
                 [name],
             ).fetchone()
         if found is None:
             return None
-        plugin, database, lsn, status, active_pid = found
+        plugin, database, lsn, status, active_pid, failover = found
         if plugin != PLUGIN or database != self.name:
             raise Misconfigured(
                 f"slot {name}: expected plugin {PLUGIN} on database {self.name}, got {plugin or 'a physical slot'} on "
                 f"{database or 'no database'}: slot names are one space for the whole server; give this relay another "
                 "with --slot"
             )
-        return SlotState(name, plugin, database, lsn_number(lsn), status == "lost", active_pid)
+        return SlotState(name, plugin, database, lsn_number(lsn), status == "lost", active_pid, failover)
 
     def standing(self) -> SlotStanding | None:
         """How the slot stands now; None where there is none."""
@@ -154,14 +160,15 @@ class Database:
         return SlotStanding(*found[0]) if found else None
 
     def create_slot(self) -> None:
-        """Make the slot; the server waits for every transaction that runs now to end."""
+        """Make the slot, one that standbys may copy; the server waits for every transaction that runs now to end."""
         log.info("making replication slot %s: it waits for running transactions to end", self._names.slot)
         expect_answers(self._connection, SLOT_CREATION_MS / 1000 + answers.ANSWER_SECONDS)
         with reacting():
             self._connection.execute("SELECT set_config('statement_timeout', %s, false)", [str(SLOT_CREATION_MS)])
             try:
                 self._connection.execute(
-                    "SELECT pg_create_logical_replication_slot(%s, %s)", [self._names.slot, PLUGIN]
+                    f"SELECT pg_create_logical_replication_slot(%s, %s{self._failover})".encode(),
+                    [self._names.slot, PLUGIN],
                 )
             except errors.DuplicateObject:
                 log.info("replication slot %s was made by another relay meanwhile", self._names.slot)
@@ -175,6 +182,10 @@ class Database:
                     self._connection.execute("RESET statement_timeout")
                     expect_answers(self._connection, answers.ANSWER_SECONDS)
 
+    @property
+    def _failover(self) -> str:
+        return ", failover => true" if self._connection.info.server_version >= FAILOVER_VERSION else ""
+
     def drop_slot(self) -> None:
         """Drop the slot. Raises SlotInUse."""
         with reacting():
@@ -186,19 +197,28 @@ class Database:
             if not self._has_checkpoints():
                 return None
             found = self._connection.execute(
-                sql.SQL("SELECT system_id, confirmed_lsn::text FROM {} WHERE slot = %s").format(self._checkpoints),
+                # The doctor may come before the relay that adds the last column.
+                sql.SQL(
+                    "SELECT system_id, confirmed_lsn::text, (to_jsonb(t) ->> 'below')::bigint FROM {} t WHERE slot = %s"
+                ).format(self._checkpoints),
                 [self._names.slot],
             ).fetchone()
-        return None if found is None else Checkpoint(found[0], lsn_number(found[1]))
+        return None if found is None else Checkpoint(found[0], lsn_number(found[1]), found[2])
 
-    def _has_checkpoints(self) -> bool:
-        [(there,)] = self.ask("SELECT to_regclass(quote_ident(%s)) IS NOT NULL", [f"{self._names.table}_relay"])
+    def _has_checkpoints(self, column: str = "slot") -> bool:
+        [(there,)] = self.ask(
+            "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass(quote_ident(%s)) AND attname = %s)",
+            [f"{self._names.table}_relay", column],
+        )
         return bool(there)
 
     def make_checkpoints(self) -> None:
-        """Make the table of checkpoints where it is absent. Raises Misconfigured without the right to."""
+        """Make the table of checkpoints where it, or its last column, is absent.
+
+        Raises Misconfigured without the right to.
+        """
         with reacting():
-            if not self._has_checkpoints():
+            if not self._has_checkpoints("below"):
                 self._make_checkpoints()
 
     def _make_checkpoints(self) -> None:
@@ -209,43 +229,58 @@ class Database:
             log.debug("another relay made the checkpoint table at the same moment")
         except errors.InsufficientPrivilege as error:
             raise Misconfigured(
-                f"database {self.name}: expected table {self._names.table}_relay, or the right to make it, got "
-                f"neither: {statement.as_string(self._connection)}"
+                f"database {self.name}: expected table {self._names.table}_relay with all its columns, or the right to "
+                f"make it so, got neither: {statement.as_string(self._connection)}"
             ) from error
 
     def forget(self, holder: Holder) -> None:
         """Note that nothing is known to be published: from here on a crash leads to publishing again."""
-        self._note(holder, 0, sql.SQL("EXCLUDED.confirmed_lsn"))
+        self._note(holder, 0, None, sql.SQL("EXCLUDED.confirmed_lsn, EXCLUDED.below"))
 
     def note(self, holder: Holder, lsn: int) -> None:
         """Note that everything up to `lsn` is published. Raises Disconnected where the slot is another's by now."""
-        self._note(holder, lsn, sql.SQL("greatest(t.confirmed_lsn, EXCLUDED.confirmed_lsn)"))
+        # What had ended when the log stood at a place is published once all up to that place is.
+        below = self._passed[1] if self._passed is not None and self._passed[0] <= lsn else None
+        kept = sql.SQL("greatest(t.confirmed_lsn, EXCLUDED.confirmed_lsn), coalesce(EXCLUDED.below, t.below)")
+        place = self._note(holder, lsn, below, kept)
+        if self._passed is None or below is not None:
+            self._passed = place
 
-    def _note(self, holder: Holder, lsn: int, value: sql.SQL) -> None:
+    def _note(self, holder: Holder, lsn: int, below: int | None, values: sql.SQL) -> tuple[int, int]:
+        """Returns where the log stands, and below which number every transaction had ended before that."""
         # A relay that slept while another took over must not write over what that one noted: it has to hold the slot.
         statement = sql.SQL(
-            "INSERT INTO {} AS t (slot, system_id, confirmed_lsn) SELECT slot_name, %s, %s FROM pg_replication_slots"
-            " WHERE slot_name = %s AND active_pid = %s ON CONFLICT (slot) DO UPDATE"
-            " SET system_id = EXCLUDED.system_id, confirmed_lsn = {}, updated_at = now()"
-        ).format(self._checkpoints, value)
-        slot = self._names.slot
+            "INSERT INTO {} AS t (slot, system_id, confirmed_lsn, below) SELECT slot_name, %s, %s, %s::text::xid8"
+            " FROM pg_replication_slots WHERE slot_name = %s AND active_pid = %s ON CONFLICT (slot) DO UPDATE"
+            " SET system_id = EXCLUDED.system_id, (confirmed_lsn, below) = ROW({}), updated_at = now()"
+            " RETURNING (pg_current_wal_insert_lsn() - '0/0')::bigint,"
+            " pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
+        ).format(self._checkpoints, values)
+        slot, system_id = self._names.slot, holder.server.system_id
         with reacting():
-            noted = self._connection.execute(statement, [holder.system_id, lsn_text(lsn), slot, holder.pid]).rowcount
-        if not noted:
+            noted = self._connection.execute(statement, [system_id, lsn_text(lsn), below, slot, holder.pid]).fetchone()
+        if noted is None:
             raise Disconnected(
                 f"slot {slot}: expected it held by this relay (server process {holder.pid}), got it let go or taken "
                 f"over: {lsn_text(lsn)} is not noted"
             )
+        return noted[0], noted[1]
 
-    def rows(self) -> tuple[Mapping, Generator[Sequence[bytes | None], None, None]]:
-        """Every row of the outbox, in the order of their transactions and of insertion within one, streamed."""
+    def rows(self, below: int | None) -> tuple[Mapping, Generator[Sequence[bytes | None], None, None]]:
+        """Every row of the outbox, in the order of their transactions and of insertion within one, streamed.
+
+        Without those of transactions numbered below `below`, if it is given.
+        """
         with reacting():
             found = columns(self.ask, self._names.table)
         needed_ones = [column for column in found if column.name in REQUIRED]
         statement = sql.SQL(
-            "COPY (SELECT {} FROM {} ORDER BY xid, created_at, tableoid, ctid) TO STDOUT (FORMAT binary)"
+            "COPY (SELECT {} FROM {} WHERE xid >= {} ORDER BY xid, created_at, tableoid, ctid)"
+            " TO STDOUT (FORMAT binary)"
         ).format(
-            sql.SQL(", ").join(sql.Identifier(column.name) for column in needed_ones), sql.Identifier(self._names.table)
+            sql.SQL(", ").join(sql.Identifier(column.name) for column in needed_ones),
+            sql.Identifier(self._names.table),
+            sql.Literal(str(below or 0)),
         )
         expect_answers(self._connection, answers.LONG_SECONDS)
         return Mapping(self._names.table, needed_ones), self._copy(statement)

@@ -25,9 +25,14 @@ def connector(
     """The connector's configuration, as `PUT /connectors/<name>/config` takes it.
 
     `name` stands in Connect's logs and metrics (default: the database's). `slot` is not the built-in
-    relay's: both may read one outbox side by side. Raises ValueError for a DSN that cannot be read.
+    relay's: both may read one outbox side by side. Raises ValueError for a DSN that cannot be read, or of two hosts.
     """
     database = database_of(dsn)
+    if "," in database.get("host", ""):
+        raise ValueError(
+            f"Debezium: expected the address of one host, got {database['host']}: give it a name that moves with the "
+            "primary"
+        )
     placement = ",".join(f"{column}:header:{header}" for column, header in HEADER_COLUMNS)
     return {
         "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
@@ -36,6 +41,8 @@ def connector(
         "topic.prefix": name or database["dbname"],
         "plugin.name": "pgoutput",
         "slot.name": slot or slot_name(database["dbname"], "debezium"),
+        # Where the server is older than 17 the connector says so, and makes a plain one.
+        "slot.failover": "true",
         "publication.name": publication,
         # The publication is ours: insert-only, of the outbox alone.
         "publication.autocreate.mode": "disabled",

@@ -81,6 +81,20 @@ def role(ask: Ask, names: Names, replication: str | None) -> Iterator[Finding]:
         "no such right" if not (writes if there else makes) else None,
         f"GRANT SELECT, INSERT, UPDATE ON {notes} TO {user}" if there else "make it, as docs/guides/relay.md has it",
     )
+    older = ask(
+        "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass(quote_ident(%s)) AND NOT EXISTS"
+        " (SELECT FROM pg_attribute WHERE attrelid = pg_class.oid AND attname = 'below')",
+        [notes],
+    )
+    if older:
+        yield finding(
+            "ok" if older == [(True,)] else "wrong",
+            "role.checkpoint",
+            f"table {notes}",
+            "a column below, or its owner as the relay's role",
+            None if older == [(True,)] else "the table of an older version, and another owner",
+            f"ALTER TABLE {notes} ADD COLUMN below xid8",
+        )
 
 
 def slot(ask: Ask, names: Names, database: str, noted: Callable[[], Checkpoint | None]) -> Iterator[Finding]:
@@ -119,6 +133,64 @@ def slot(ask: Ask, names: Names, database: str, noted: Callable[[], Checkpoint |
     late = (behind or 0) > BEHIND_BYTES
     remedy = "see why Kafka or the relay is slow" if active else "start the relay, or drop the slot if nobody needs it"
     yield finding("ok" if active and not late else "advice", "slot.lag", subject, "a reader close behind", got, remedy)
+
+
+def failover(ask: Ask, names: Names) -> Iterator[Finding]:
+    """Whether the slot outlives its server, as far as the primary can tell. Says nothing before there is a slot."""
+    subject = f"slot {names.slot}"
+    # A server before 17 has no such column and no such setting.
+    found = ask(
+        "SELECT (to_jsonb(s) ->> 'failover')::boolean, current_setting('synchronized_standby_slots', true)"
+        " FROM pg_replication_slots s WHERE slot_name = %s",
+        [names.slot],
+    )
+    if not found:
+        return
+    [(copied, awaited)] = found
+    [(standbys,)] = ask(
+        # A standby's slot outlives its connection; one without a slot is seen while it streams.
+        "SELECT greatest((SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'physical'), (SELECT count(*)"
+        " FROM pg_stat_replication r WHERE r.state IS DISTINCT FROM 'backup' AND NOT EXISTS (SELECT FROM"
+        " pg_replication_slots l WHERE l.active_pid = r.pid AND l.slot_type = 'logical')))",
+        (),
+    )
+    got = None
+    remedy = "start the relay, which alters it"
+    if standbys and not copied:
+        got = "one that a promoted standby will lack: the relay then publishes again what came after its note"
+        if copied is None:
+            remedy = "PostgreSQL 17 has slots that fail over; until then nothing is lost, but some of it comes twice"
+    yield finding("advice" if got else "ok", "slot.failover", subject, "a slot that fails over", got, remedy)
+    names_awaited = [name.strip(' "') for name in (awaited or "").split(",") if name.strip()]
+    if copied and (standbys or names_awaited):
+        yield from _awaited(ask, subject, names_awaited)
+
+
+def _awaited(ask: Ask, subject: str, awaited: list[str]) -> Iterator[Finding]:
+    """Whether the relay is kept behind the standbys, and whether one that is away keeps it from everything."""
+    expected = "synchronized_standby_slots that names the standbys' slots"
+    if not awaited:
+        got = "none: a standby may be promoted that lacks transactions which the relay has published"
+        remedy = (
+            "ALTER SYSTEM SET synchronized_standby_slots = '<the physical slot of the standby>', then SELECT "
+            "pg_reload_conf(). Rows then wait for that standby, also while it is away"
+        )
+        yield finding("advice", "slot.standbys", subject, expected, got, remedy)
+        return
+    away = ask(
+        "SELECT name FROM unnest(%s::text[]) name WHERE NOT EXISTS (SELECT FROM pg_replication_slots"
+        " WHERE slot_name = name AND slot_type = 'physical' AND active) ORDER BY 1",
+        [awaited],
+    )
+    lacking = ", ".join(name for (name,) in away)
+    yield finding(
+        "wrong" if away else "ok",
+        "slot.standbys",
+        subject,
+        "a standby at each slot of synchronized_standby_slots",
+        f"none at {lacking}: the relay is given no rows until there is" if away else None,
+        "start that standby, or take its slot out of synchronized_standby_slots and SELECT pg_reload_conf()",
+    )
 
 
 def strays(ask: Ask, names: Names) -> Iterator[Finding]:

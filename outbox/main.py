@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Literal
 
 from kompensate.outbox import doctor
-from kompensate.outbox.checkpoint import SlotState, check_slot, start_from
+from kompensate.outbox.checkpoint import SlotState, Start, check_slot, start_from
 from kompensate.outbox.database import Database, reacting
 from kompensate.outbox.errors import Disconnected, Halted, Misconfigured, SlotInUse
 from kompensate.outbox.health import Observed, ProcessHealth, RelayHealth, State, metrics
@@ -29,7 +28,7 @@ from kompensate.outbox.pgoutput import ProtocolError, lsn_text
 from kompensate.outbox.polled import open_rows
 from kompensate.outbox.polling import PollingSource
 from kompensate.outbox.relay import Limits, Relay, Source
-from kompensate.outbox.replication import Slot, refusal_of
+from kompensate.outbox.replication import Slot, let_fail_over, refusal_of, server_of
 from kompensate.outbox.setup import Finding, finding, needed
 from kompensate.outbox.tables import OUTBOX, PUBLICATION
 from kompensate.schemas.health import HealthEndpoint
@@ -263,14 +262,17 @@ class RelayService:
         state = database.slot()
         if state is not None and state.active_pid is not None:
             raise SlotInUse(f"slot {self._names.slot} is read by process {state.active_pid} of the server")
-        if self._resync and state is not None and state.lost:
+        database.make_checkpoints()  # before the slot, whose making would wait for it
+        dsn, names = self.settings.dsn, self._names
+        if not self._resync:
+            check_slot(database.checkpoint(), state, names.slot, lambda: server_of(dsn, names))
+        if state is not None and state.lost:
             database.drop_slot()
             state = None
-        database.make_checkpoints()  # before the slot, whose making would wait for it
-        if not self._resync:
-            check_slot(database.checkpoint(), state, self._names.slot)
         if state is None:
             database.create_slot()
+        elif state.failover is False:
+            let_fail_over(dsn, names)
 
     def _carry(self, database: Database, slot: Slot, sink: KafkaSink) -> None:
         # The slot's state first: the checkpoint is written before it, so what is read later is never behind.
@@ -278,10 +280,14 @@ class RelayService:
         if state is None:
             raise Disconnected(f"slot {self._names.slot} was dropped while it was being taken")
         slot.begin_at(state.lsn)
-        start = self._start(database, slot, state)
+        checkpoint = database.checkpoint()
+        start: Start = "publish" if self._resync else start_from(checkpoint, slot.holder.server, state)
         # Made before: a client that has no connection yet lets the first record wait for up to a second.
         relay = self._made(slot, sink, database.oid())
-        if start == "publish" and not self._publish(slot, state, relay):
+        if start == "publish":
+            slot.forget()
+        below = checkpoint.below if start == "publish the rest" and checkpoint is not None else None
+        if start != "stream" and not self._publish(slot, state, relay, below):
             return
         self._run_relay(relay, f"reads slot {state.name} from {lsn_text(state.lsn)}")
 
@@ -302,20 +308,14 @@ class RelayService:
                 return bool(found)
         return False
 
-    def _start(self, database: Database, slot: Slot, state: SlotState) -> Literal["stream", "publish"]:
-        if self._resync:
-            return "publish"
-        return start_from(database.checkpoint(), slot.holder.system_id, state)
-
-    def _publish(self, slot: Slot, state: SlotState, relay: Relay) -> bool:
-        """Publish the table's rows; False where it was stopped before they all were."""
+    def _publish(self, slot: Slot, state: SlotState, relay: Relay, below: int | None) -> bool:
+        """Publish the table's rows, from transaction `below` on; False where it was stopped before they all were."""
         self.state = "publishing"
-        slot.forget()
         # Held in a transaction of its own connection: notes would have to wait for the copy's end.
         reader = Database(self.settings.dsn, self._names)
         started = time.monotonic()
         try:
-            mapping, rows = reader.rows()
+            mapping, rows = reader.rows(below)
             with closing(rows):
                 done = relay.publish(mapping, begun(rows, slot.heartbeat))
         finally:
@@ -354,6 +354,7 @@ def _examine(settings: RelaySettings, database: Database) -> list[Finding]:
         *doctor.server(ask, names),
         *doctor.role(ask, names, refusal_of(settings.dsn, names)),
         *doctor.slot(ask, names, database.name, database.checkpoint),
+        *doctor.failover(ask, names),
         *doctor.strays(ask, names),
         *doctor.table(ask, names),
     ]

@@ -27,6 +27,11 @@ def plain_dsn(dsn: str) -> str:
     return _SQLALCHEMY.sub("postgresql://", dsn, count=1)
 
 
+def is_of_several_hosts(dsn: str) -> bool:
+    """Whether `dsn` is a URL as libpq alone takes it: `postgresql://user@one:5432,two:5432/database`."""
+    return "://" in dsn and "," in urlsplit(dsn).netloc.rpartition("@")[2]
+
+
 def check_dsn(dsn: str) -> None:
     """Raise ValueError where `dsn` is neither a URL nor keyword=value: an empty variable, say, or a bare name."""
     option = dsn.startswith("--")  # what follows on a command line where an unquoted variable is empty
@@ -70,9 +75,15 @@ def database_of(dsn: str) -> dict[str, str]:
 
 def _of_url(dsn: str) -> dict[str, str]:
     url = urlsplit(dsn)
+    if is_of_several_hosts(dsn):
+        places = [urlsplit(f"//{place}") for place in url.netloc.rpartition("@")[2].split(",")]
+        host = ",".join(place.hostname or "" for place in places)
+        port = ",".join(str(place.port or "") for place in places)
+    else:
+        host, port = url.hostname or "", str(url.port or "")
     parts = {
-        "host": url.hostname,
-        "port": None if url.port is None else str(url.port),
+        "host": host,
+        "port": port,
         "user": None if url.username is None else unquote(url.username),
         "password": None if url.password is None else unquote(url.password),
         "dbname": unquote(url.path[1:]),

@@ -7,6 +7,7 @@ with a test that holds psycopg to them.
 
 import select
 import time
+from contextlib import closing
 from typing import Any, Final
 
 import psycopg
@@ -14,11 +15,11 @@ from psycopg import errors, sql
 from psycopg.conninfo import make_conninfo
 
 from kompensate.outbox import answers
-from kompensate.outbox.checkpoint import Holder
+from kompensate.outbox.checkpoint import Holder, Server
 from kompensate.outbox.database import PATIENCE_MS, Database, connect, conninfo, line, reacting
 from kompensate.outbox.errors import Disconnected, Misconfigured
 from kompensate.outbox.naming import Names
-from kompensate.outbox.pgoutput import Keepalive, Message, decode, feedback
+from kompensate.outbox.pgoutput import Keepalive, Message, decode, feedback, lsn_number
 
 BATCH_MAX: Final = 1_000
 """Messages of one read: what comes later waits until these are on their way."""
@@ -35,7 +36,7 @@ class Slot:
         self._connection = _replicate(dsn, names)
         try:
             with reacting():
-                self.holder = Holder(str(self._fetch("IDENTIFY_SYSTEM")[0]), self._connection.info.backend_pid)
+                self.holder = Holder(_server(self._connection), self._connection.info.backend_pid)
                 self._start(names)
         except BaseException:
             self._connection.close()
@@ -47,11 +48,6 @@ class Slot:
         """When a server that says nothing was asked whether it is there."""
         self._poll = select.poll()
         self._poll.register(self._pgconn.socket, select.POLLIN)
-
-    def _fetch(self, statement: str) -> tuple[Any, ...]:
-        found = self._connection.execute(statement.encode()).fetchone()
-        assert isinstance(found, tuple)
-        return found
 
     def _start(self, names: Names) -> None:
         # A walsender takes no parameters.
@@ -140,6 +136,39 @@ class Slot:
         result = self._pgconn.get_result()
         words = b"" if result is None else result.error_message
         return " ".join(words.decode("utf-8", "replace").split()) or "the server closed it"
+
+
+def server_of(dsn: str, names: Names) -> Server:
+    """Which server answers, and where its timeline began. Raises Disconnected, Misconfigured."""
+    with closing(_replicate(dsn, names)) as connection, reacting():
+        return _server(connection)
+
+
+def let_fail_over(dsn: str, names: Names) -> None:
+    """Have an existing slot copied by standbys, on PostgreSQL 17 or later. Raises SlotInUse, Disconnected."""
+    statement = sql.SQL("ALTER_REPLICATION_SLOT {} (FAILOVER true)").format(sql.Identifier(names.slot))
+    with closing(_replicate(dsn, names)) as connection, reacting():
+        connection.execute(statement)
+
+
+def _server(connection: psycopg.Connection[Any]) -> Server:
+    system_id, timeline = _fetch(connection, "IDENTIFY_SYSTEM")[:2]
+    if timeline == 1:
+        return Server(str(system_id), 0)
+    try:
+        # One line a former timeline: its number, where it was left, why.
+        content = _fetch(connection, f"TIMELINE_HISTORY {timeline:d}")[1]
+    except errors.UndefinedFile:
+        return Server(str(system_id), 0)  # somebody tidied up: then nothing is known of a promotion
+    text = content if isinstance(content, str) else bytes(content).decode("utf-8", "replace")  # bytea before 15
+    former = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    return Server(str(system_id), lsn_number(former[-1][1]))
+
+
+def _fetch(connection: psycopg.Connection[Any], statement: str) -> tuple[Any, ...]:
+    found = connection.execute(statement.encode()).fetchone()
+    assert isinstance(found, tuple)
+    return found
 
 
 def refusal_of(dsn: str, names: Names) -> str | None:

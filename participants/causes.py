@@ -6,6 +6,8 @@ from sqlalchemy import Connection
 
 # SQLSTATEs after which the same transaction may well succeed: serialization failure, deadlock.
 _CONTENDED = ("40001", "40P01")
+# A server that takes no writes: a standby, or a primary that was made one.
+_READ_ONLY = "25006"
 
 
 def raise_if_whole(error: Exception, connection: Connection) -> None:
@@ -21,6 +23,11 @@ def raise_if_whole(error: Exception, connection: Connection) -> None:
 def contended(error: BaseException) -> bool:
     """Whether it came of others that did the same, at the same time."""
     return any(_is_contended(cause) for cause in _causes(error))
+
+
+def takes_no_writes(error: BaseException) -> bool:
+    """Whether the server is one that nobody may write to: another one may be, or this one when it is promoted."""
+    return any(_sqlstate(cause) == _READ_ONLY for cause in _causes(error))
 
 
 def _is_contended(cause: BaseException) -> bool:

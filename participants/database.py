@@ -9,7 +9,7 @@ from sqlalchemy.event import listen
 
 from kompensate.outbox.answers import expect_answers
 from kompensate.outbox.errors import with_advice
-from kompensate.outbox.naming import check_dsn
+from kompensate.outbox.naming import check_dsn, is_of_several_hosts, plain_dsn
 from kompensate.outbox.writer import sqlite_cursor
 
 # A database whose host is gone is noticed in about half a minute, instead of the operating system's quarter of an hour.
@@ -41,12 +41,15 @@ COMMIT_SECONDS = 30.0
 def connect(dsn: str, service: str) -> Engine:
     """An engine for `dsn`: a URL (`postgresql://…`, `sqlite:///…`) or libpq's `host=… dbname=…`. Connects later.
 
+    With several hosts and `target_session_attrs=read-write` the one that takes writes is found at each connection.
+
     Raises ValueError for what is neither, and SQLAlchemy's ArgumentError for a URL that cannot be read.
     """
     check_dsn(dsn)
-    if "://" not in dsn:
-        given = {name: value for name, value in _PATIENCE.items() if name not in dsn}
-        return _postgresql("postgresql+psycopg://", service, given, dsn)
+    if "://" not in dsn or is_of_several_hosts(dsn):
+        text = plain_dsn(dsn)
+        given = {name: value for name, value in _PATIENCE.items() if f"{name}=" not in text}
+        return _postgresql("postgresql+psycopg://", service, given, text)
     url = make_url(dsn)
     if url.get_backend_name() == "sqlite":
         return _sqlite(dsn)

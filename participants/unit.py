@@ -9,13 +9,15 @@ claim that waited for another one must see what that one answered.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 
 from kompensate.participants import replies
 from kompensate.participants.calling import Caller, check_suits
-from kompensate.participants.causes import contended
+from kompensate.participants.causes import contended, takes_no_writes
 from kompensate.participants.group import Group
 from kompensate.participants.orders import Bury, Later, Order, Result
 from kompensate.participants.outside.desk import Desk
@@ -28,7 +30,10 @@ from kompensate.schemas.payloads import check_type
 
 
 class Unreachable(Exception):
-    """The database does not answer: wait, then the same group again. Nothing was done."""
+    """The database does not answer, or not for good: wait, then the same group again, as often as it takes.
+
+    Nothing was done, or what was done may vanish when the server fails over: the inbox will tell.
+    """
 
 
 class Undone(Exception):
@@ -94,7 +99,7 @@ class Unit:
             try:
                 if self._level:
                     connection.execution_options(isolation_level=self._level)
-                with guarded(connection):
+                with _kept_for_good(connection), guarded(connection):
                     intake = self._desk.intake(connection) if self._desk is not None else None
                     now_ms = round(self._clock() * 1000)
                     group = Group(self._participant, connection, self._caller, now_ms, intake)
@@ -126,15 +131,46 @@ class Unit:
         return results + [left] * (len(orders) - len(results))
 
 
+@contextmanager
+def _kept_for_good(connection: Connection) -> Iterator[None]:
+    """Raises Unreachable where a COMMIT was answered that no standby has, though the server was told to wait for one.
+
+    Somebody cancelled that wait: the server says so in a warning alone. What others may see by now is lost if it fails
+    over. The same group again waits once more, for a commit behind that one in the log.
+    """
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    doubts: list[str] = []
+
+    def notice(diagnostic: Any) -> None:
+        # Of SQLSTATE 01000, as many others are; where the server speaks another language it goes unnoticed.
+        if "synchronous replication" in (diagnostic.message_primary or ""):
+            doubts.append(diagnostic.message_primary)
+
+    driver.add_notice_handler(notice)
+    try:
+        yield
+    finally:
+        driver.remove_notice_handler(notice)
+    if doubts:
+        raise Unreachable(f"the commit is on this server alone: {doubts[0]}")
+
+
 def _reaction(error: Exception, connection: Connection, claimed: bool) -> Exception:
     """What the runner is to do about an error that ended the transaction."""
-    if isinstance(error, Unburied):
+    if isinstance(error, Unburied | Unreachable):
         return error
     driver = None if connection.invalidated else connection.connection.driver_connection
     lost = connection.invalidated or bool(getattr(driver, "closed", False))
     if lost and not connection.invalidated:
         connection.invalidate()
     text = replies.said(error)
+    if takes_no_writes(error):
+        # The next connection may be to another server.
+        connection.invalidate()
+        return Unreachable(text)
     if lost and not claimed:
         return Unreachable(text)
     return Undone(text, contended=contended(error))

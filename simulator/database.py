@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kompensate.orchestrator.testing import MemoryBroker
-from kompensate.outbox.checkpoint import Checkpoint, SlotState, check_slot, start_from
+from kompensate.outbox.checkpoint import Checkpoint, Server, SlotState, check_slot, start_from
 from kompensate.outbox.errors import Disconnected, Gap
 from kompensate.outbox.pgoutput import Begin, Column, Commit, Insert, Message, Relation
 from kompensate.outbox.records import REQUIRED, Mapping, Record
@@ -193,12 +193,14 @@ class Session:
         self.relay = Relay(slot, self.sink, self.dead_topic, lambda: False, limits=LIMITS, clock=self.clock)
         self._publish = True
         if not self.resync:
-            self._publish = start_from(database.checkpoint, SYSTEM, self._state(database.slot or 0)) == "publish"
+            self._publish = (
+                start_from(database.checkpoint, Server(SYSTEM, 0), self._state(database.slot or 0)) == "publish"
+            )
 
     def _check(self) -> None:
         database = self.database
         state = None if database.slot is None else self._state(database.slot)
-        check_slot(database.checkpoint, state, "memory")
+        check_slot(database.checkpoint, state, "memory", lambda: Server(SYSTEM, 0))
 
     @staticmethod
     def _state(lsn: int) -> SlotState:

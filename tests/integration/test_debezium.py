@@ -45,6 +45,8 @@ def test_both_relays_make_the_same_records(outbox: RealOutbox, connect: str) -> 
             ),
             60,
         )
+        failover = "SELECT failover FROM pg_replication_slots WHERE slot_name = %s"
+        assert outbox.sql(failover, configuration["slot.name"]) == [(True,)]
         with outbox.streaming():
             write_strange(outbox)
             wait_until("both relays' records", lambda: len(outbox.payloads()) >= 22, 60)

@@ -28,6 +28,21 @@ def test_columns_and_partitions_may_change(outbox: RealOutbox) -> None:
     assert len(outbox.seen) == 9
 
 
+def test_a_note_of_an_older_relay_gets_its_column(outbox: RealOutbox) -> None:
+    """What was noted stands, and nothing is published again."""
+    with outbox.streaming():
+        outbox.write([("order-1", b"1")])
+        outbox.arrived([b"1"])
+    outbox.sql("ALTER TABLE outbox_relay DROP COLUMN below")
+    with RelayService(outbox.settings()) as service:
+        outbox.write([("order-1", b"2")])
+        outbox.arrived([b"2"])
+        wait_until("the slot is read", lambda: service.state == "streaming")
+        outbox.settle()
+    assert len(outbox.seen) == 2
+    assert outbox.sql("SELECT below IS NOT NULL FROM outbox_relay") == [(True,)]
+
+
 def test_a_renamed_outbox_loses_nothing(outbox: RealOutbox) -> None:
     """Its rows go on while the relay runs, and those of a time under another name arrive; a start asks for its name."""
     with outbox.streaming():

@@ -5,7 +5,7 @@ One table says who may do what; every role tries all of it on a real PostgreSQL.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from sqlalchemy import text
 from kompensate.compose.local.postgres import Postgres
 from kompensate.compose.local.stack import Stack
 from kompensate.outbox.database import Database
+from kompensate.outbox.doctor import role
 from kompensate.outbox.errors import Misconfigured
 from kompensate.outbox.keeping import Housekeeping
 from kompensate.outbox.naming import Names
@@ -258,6 +259,18 @@ def test_a_relay_says_what_its_role_lacks(guarded: Guarded) -> None:
         app.checkpoint()
 
     app.close()
+
+
+def test_a_relay_that_may_not_add_its_column_says_so(guarded: Guarded) -> None:
+    """The note's table of an older version, owned by another role: an error with the statement, and the doctor's."""
+    with psycopg.connect(guarded.superuser, autocommit=True) as connection:
+        connection.execute("ALTER TABLE outbox_relay DROP COLUMN below")
+    names = Names("outbox", "kompensate_outbox", "none")
+    with closing(Database(guarded.relay, names)) as database:
+        with pytest.raises(Misconfigured, match=r"ALTER TABLE \"outbox_relay\" ADD COLUMN IF NOT EXISTS below"):
+            database.make_checkpoints()
+        wrong = [one for one in role(database.ask, names, None) if one.level == "wrong"]
+    assert [one.remedy for one in wrong] == ["ALTER TABLE outbox_relay ADD COLUMN below xid8"]
 
 
 PG_HBA = """\

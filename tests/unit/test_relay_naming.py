@@ -23,6 +23,11 @@ from kompensate.outbox.naming import Names, database_of, slot_name
         ("postgres://db/shop", {"host": "db", "dbname": "shop"}),
         ("postgresql+psycopg://db/shop", {"host": "db", "dbname": "shop"}),
         ("host=db dbname='my shop'", {"host": "db", "dbname": "my shop"}),
+        (
+            "postgresql://ann:p%2Css@one:5433,two/shop?target_session_attrs=read-write",
+            {"host": "one,two", "port": "5433,", "user": "ann", "password": "p,ss", "dbname": "shop"}
+            | {"target_session_attrs": "read-write"},
+        ),
         ("postgresql://ann@db", {"host": "db", "user": "ann", "dbname": "ann"}),
     ],
 )
@@ -83,6 +88,7 @@ def test_the_connector_places_every_column() -> None:
     assert found["publication.autocreate.mode"] == "disabled"
     assert found["publication.name"] == "kompensate_outbox"
     assert found["slot.name"] == "kompensate_debezium_shop"
+    assert found["slot.failover"] == "true"
     assert found["database.password"] == "secret"
     assert found["transforms.outbox.table.fields.additional.placement"] == (
         "ce_specversion:header:ce_specversion,ce_id:header:ce_id,ce_source:header:ce_source,type:header:ce_type,"
@@ -92,6 +98,12 @@ def test_the_connector_places_every_column() -> None:
         "traceparent:header:traceparent,tracestate:header:tracestate,"
         "partition:partition"
     )
+
+
+def test_the_connector_takes_one_host() -> None:
+    """libpq's form of several is not for Debezium, and is told so instead of rendered."""
+    with pytest.raises(ValueError, match=r"expected the address of one host, got one,two: .*moves with the primary"):
+        connector("postgresql://ann:secret@one:5433,two:5433/shop")
 
 
 def test_the_command_prints_the_configuration_as_json() -> None:
