@@ -23,7 +23,7 @@ from kompensate.outbox.database import Database, reacting
 from kompensate.outbox.errors import Disconnected, Halted, Misconfigured, SlotInUse
 from kompensate.outbox.health import Observed, ProcessHealth, RelayHealth, State, metrics
 from kompensate.outbox.kafka import KafkaSink, partitions
-from kompensate.outbox.naming import Names, database_of, slot_name
+from kompensate.outbox.naming import Names, database_of, is_polled, slot_name
 from kompensate.outbox.patience import begun
 from kompensate.outbox.pgoutput import ProtocolError, lsn_text
 from kompensate.outbox.polled import open_rows
@@ -64,7 +64,7 @@ class RelaySettings:
     publication: str = PUBLICATION
     table: str = OUTBOX
     polling: bool = False
-    """Ask the table instead of reading PostgreSQL's log. SQLite, which has no such log, is polled anyway."""
+    """Ask the table instead of reading PostgreSQL's log. MySQL, MariaDB and SQLite are polled anyway."""
     kafka: Mapping[str, object] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
 
@@ -75,7 +75,7 @@ class RelaySettings:
 
     @property
     def polls(self) -> bool:
-        return self.polling or self.dsn.startswith("sqlite")
+        return self.polling or is_polled(self.dsn)
 
     @property
     def names(self) -> Names:

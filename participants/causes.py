@@ -6,6 +6,8 @@ from sqlalchemy import Connection
 
 # SQLSTATEs after which the same transaction may well succeed: serialization failure, deadlock.
 _CONTENDED = ("40001", "40P01")
+# The same in MySQL, whose driver keeps numbers: no lock in time, a deadlock, a row that another changed (MariaDB).
+_CONTENDED_MYSQL = (1205, 1213, 1020)
 
 
 def raise_if_whole(error: Exception, connection: Connection) -> None:
@@ -24,6 +26,8 @@ def contended(error: BaseException) -> bool:
 
 
 def _is_contended(cause: BaseException) -> bool:
+    if type(cause).__module__.startswith("pymysql."):
+        return bool(cause.args) and cause.args[0] in _CONTENDED_MYSQL
     return _sqlstate(cause) in _CONTENDED
 
 

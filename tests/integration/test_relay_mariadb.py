@@ -1,0 +1,200 @@
+"""MariaDB's outbox as a polling relay reads it: nothing is passed over, however late it commits; nothing overtakes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, text
+
+from kompensate.outbox.errors import Disconnected, Misconfigured, SlotInUse
+from kompensate.outbox.polled import PolledRows, open_rows
+from kompensate.outbox.polling import BATCH_MAX, NAMES
+from kompensate.outbox.spent import MysqlRows
+from kompensate.outbox.tables import create_tables
+from kompensate.participants.database import connect
+
+PAYLOAD = NAMES.index("payload")
+
+
+@pytest.fixture
+def engine(mariadb: str) -> Iterator[Engine]:
+    """A service's, whose database has the tables."""
+    made = create_engine(mariadb.replace("mysql://", "mysql+pymysql://"), isolation_level="READ COMMITTED")
+    with made.begin() as connection:
+        create_tables(connection)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def rows(mariadb: str, engine: Engine) -> Iterator[MysqlRows]:
+    """The outbox, locked for us."""
+    made = open_rows(mariadb, "outbox")
+    assert isinstance(made, MysqlRows)
+    yield made
+    made.close()
+
+
+def insert(connection: Connection, *payloads: bytes) -> None:
+    connection.execute(
+        text(
+            "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, `partition`)"
+            " VALUES (UUID(), 't', 'order-1', 'x', :payload, 0)"
+        ),
+        [{"payload": payload} for payload in payloads],
+    )
+
+
+def read(rows: PolledRows) -> list[bytes]:
+    return [values[PAYLOAD] for _, values in rows.fresh()]
+
+
+def test_a_row_that_commits_late_is_found_while_others_are_on_their_way(engine: Engine, rows: MysqlRows) -> None:
+    """It has a lower number than what was read, and nothing of that is sent yet: it comes next, and once."""
+    with engine.connect() as early, engine.connect() as other:
+        insert(early, b"1")
+        insert(other, b"2")
+        other.commit()
+        assert read(rows) == [b"2"]
+        early.commit()
+        insert(other, b"3")
+        other.commit()
+
+        assert read(rows) == [b"1", b"3"]
+        assert read(rows) == []
+
+
+def test_without_the_count_it_is_passed_over(engine: Engine, rows: MysqlRows, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The defence of the test before, taken away."""
+    monkeypatch.setattr(MysqlRows, "_late", lambda self: iter(()))
+    with pytest.raises(AssertionError):
+        test_a_row_that_commits_late_is_found_while_others_are_on_their_way(engine, rows)
+
+
+def test_a_row_does_not_overtake_the_late_one_that_it_followed(engine: Engine, rows: MysqlRows) -> None:
+    """One commits late, another is written after it, both between the two questions of one look."""
+    asked = rows._ask
+
+    def between(statement: str, number: int) -> Sequence[Sequence[Any]]:
+        found = asked(statement, number)
+        rows._ask = asked  # type: ignore[method-assign]
+        early.commit()
+        insert(other, b"3")
+        other.commit()
+        return found
+
+    with engine.connect() as early, engine.connect() as other:
+        insert(early, b"1")
+        insert(other, b"2")
+        other.commit()
+        assert read(rows) == [b"2"]
+        rows._ask = between  # type: ignore[method-assign]
+        assert read(rows) + read(rows) == [b"1", b"3"]
+
+
+def test_a_row_that_is_rolled_back_holds_up_nothing(engine: Engine, rows: MysqlRows) -> None:
+    """Its number is never seen, and nobody waits for it."""
+    with engine.connect() as gone, engine.connect() as other:
+        insert(gone, b"1")
+        insert(other, b"2")
+        other.commit()
+        gone.rollback()
+        insert(other, b"3")
+        other.commit()
+    assert read(rows) == [b"2", b"3"]
+
+
+def test_what_was_sent_is_deleted_and_nothing_else(engine: Engine, rows: MysqlRows) -> None:
+    """By number: a row that was committed late, and not sent, stays."""
+    with engine.connect() as early, engine.connect() as other:
+        insert(early, b"1")
+        insert(other, b"2", b"3")
+        other.commit()
+        places = [place for place, _ in rows.fresh()]
+        early.commit()
+    rows.published(places[0])
+
+    with engine.connect() as connection:
+        left = connection.execute(text("SELECT payload FROM outbox ORDER BY position")).scalars().all()
+    assert left == [b"1", b"3"]
+    assert read(rows) == [b"1"]
+    rows.published(rows._place)
+    assert read(rows) == []
+
+
+def test_many_rows_of_one_transaction_come_in_order_and_few_are_held_at_once(
+    engine: Engine, rows: MysqlRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are, BATCH_MAX of them are asked for at a time."""
+    asked: list[int] = []
+    ask = rows._ask
+
+    def counting(statement: str, number: int) -> Sequence[Sequence[Any]]:
+        found = ask(statement, number)
+        asked.append(len(found))
+        return found
+
+    monkeypatch.setattr(rows, "_ask", counting)
+    many = [b"%d" % n for n in range(3 * BATCH_MAX + 1)]
+    with engine.begin() as connection:
+        insert(connection, *many)
+
+    assert read(rows) == many
+    assert max(asked) == BATCH_MAX
+
+
+def test_numbers_that_begin_anew_are_read(engine: Engine, rows: MysqlRows) -> None:
+    """As after a TRUNCATE, or a restart of an old MySQL: lower numbers than before are rows like all others."""
+    for _ in range(3):
+        with engine.begin() as connection:
+            insert(connection, b"1", b"2")
+        assert read(rows) == [b"1", b"2"]
+        rows.published(rows._place)
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE outbox AUTO_INCREMENT = 1"))
+
+
+def test_one_relay_at_a_time(mariadb: str, rows: MysqlRows, fresh_mariadb: Callable[[], str]) -> None:
+    """The lock is of this database's table alone; one that loses its session has lost it, and notes no more."""
+    with pytest.raises(SlotInUse, match="outbox outbox is polled by another relay"):
+        open_rows(mariadb, "outbox")
+    open_rows(fresh_mariadb(), "outbox").close()
+    session = rows._notes.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()
+    killer = create_engine(mariadb.replace("mysql://", "mysql+pymysql://"))
+    with killer.connect() as connection:
+        connection.execute(text(f"KILL {session}"))
+    killer.dispose()
+
+    with pytest.raises(Disconnected):
+        rows.stay()
+    open_rows(mariadb, "outbox").close()
+
+
+def look(url: str) -> None:
+    found = open_rows(url, "outbox")
+    try:
+        list(found.fresh())
+    finally:
+        found.close()
+
+
+def wrong(url: str) -> str:
+    with pytest.raises(Misconfigured) as caught:
+        look(url)
+    return str(caught.value)
+
+
+def test_a_wrong_setup_is_named(
+    engine: Engine, mariadb: str, fresh_mariadb: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each mistake has its sentence; none is retried for ever."""
+    assert "doesn't exist" in wrong(fresh_mariadb())
+    assert "Unknown database" in wrong(f"{mariadb}x")
+    assert "Access denied" in wrong(mariadb.replace("kompensate:", "kompensate:not"))
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE outbox DROP COLUMN ce_subject"))
+    assert "ce_subject" in wrong(mariadb)
+    monkeypatch.setattr("kompensate.outbox.mysql.find_spec", lambda _: None)
+    assert "pip install 'kompensate[mysql]'" in wrong(mariadb)
+    with pytest.raises(ValueError, match=r"expected the package PyMySQL"):
+        connect(mariadb, "shop")
