@@ -330,7 +330,15 @@ class RelayService:
 
 
 def diagnose(settings: RelaySettings) -> list[Finding]:
-    """Look at everything that a relay rests on, without changing anything. Raises Misconfigured for Kafka options."""
+    """Look at everything that a relay rests on, without changing anything.
+
+    Raises Misconfigured for Kafka options, and for a database that is polled.
+    """
+    if is_polled(settings.dsn):
+        raise Misconfigured(
+            f"relay doctor: expected a database of PostgreSQL, got {settings.dsn.partition(':')[0]}://, which is "
+            "polled: `kompensate relay` itself names what is wrong there"
+        )
     names, found = settings.names, partitions(settings.bootstrap, settings.kafka, KAFKA_SECONDS)
     try:
         database = Database(settings.dsn, names)

@@ -135,18 +135,16 @@ class MysqlRows(SpentRows):
 
     def __init__(self, url: URL, table: str) -> None:
         # Every statement by itself, for each has to see what is committed by then.
-        engine = mysql_engine(url, "AUTOCOMMIT")
+        super().__init__(mysql_engine(url, "AUTOCOMMIT"), table, "position")
         with reacting():
-            self._notes = engine.connect()
+            self._notes = self._engine.connect()
         try:
             with reacting():
                 if self._notes.exec_driver_sql(_LOCK, (table,)).scalar_one() != 1:
                     raise SlotInUse(f"outbox {table} is polled by another relay")
                 self._notes.exec_driver_sql(f"SET SESSION wait_timeout = {SILENCE_SECONDS}")
-            super().__init__(engine, table, "position")
         except BaseException:
-            self._notes.close()
-            engine.dispose()
+            self.close()
             raise
 
     def _note(self, statement: str) -> None:
@@ -154,6 +152,8 @@ class MysqlRows(SpentRows):
 
     def close(self) -> None:
         """See polled.PolledRows."""
+        # Not given back to its pool: the server may have ended it, and it has the lock for as long as it lives.
+        self._notes.invalidate()
         self._notes.close()
         self._engine.dispose()
 

@@ -6,15 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from kompensate.orchestrator.cli import main
 from kompensate.outbox.keeping import Housekeeping
 from kompensate.outbox.retention import Retention
 from kompensate.outbox.tables import MissingTables, check_tables, create_tables, drop_tables
 from kompensate.outbox.transactions import add
-from kompensate.participants import Call, Participant
+from kompensate.participants import Call, Participant, locks
 from kompensate.participants.database import adopt, connect
 from kompensate.participants.orders import Order
 from kompensate.participants.scratch import Scratch
@@ -268,3 +270,22 @@ def test_a_row_by_the_drivers_own_cursor_is_refused(world: World) -> None:
     with pytest.raises(TypeError, match=r"expected a SQLAlchemy Session or Connection, or psycopg's, got pymysql"):
         add(driver.cursor(), [], "add_async")
     driver.close()
+
+
+def test_semantic_locks_are_refused_by_name(world: World) -> None:
+    """No statement of theirs is sent to a database that would take it for something else."""
+    call = Call("command", "saga", "checkout", "take", "forward", 1)
+    with (
+        world.engine.begin() as connection,
+        pytest.raises(ValueError, match=r"locks: expected .*postgresql:// or sqlite://, got mysql://"),
+    ):
+        locks.take(connection, call, "account:1", expires=60)
+    shown = CliRunner().invoke(main, ["locks", "--dsn", world.engine.url.render_as_string(hide_password=False)])
+    assert shown.exit_code == 1
+    assert "semantic locks are not supported there" in shown.output
+
+
+def test_a_service_on_a_database_of_another_kind_is_told_which_there_are() -> None:
+    """Before anything connects."""
+    with pytest.raises(ValueError, match=r"expected postgresql://, mysql://, mariadb:// or sqlite://, got oracle://"):
+        connect("oracle://h/d", "stock")

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, text
 
 from kompensate.outbox.errors import Disconnected, Misconfigured, SlotInUse
+from kompensate.outbox.main import RelaySettings, diagnose
 from kompensate.outbox.polled import PolledRows, open_rows
 from kompensate.outbox.polling import BATCH_MAX, NAMES
 from kompensate.outbox.spent import MysqlRows
@@ -154,20 +155,61 @@ def test_numbers_that_begin_anew_are_read(engine: Engine, rows: MysqlRows) -> No
             connection.execute(text("ALTER TABLE outbox AUTO_INCREMENT = 1"))
 
 
+def kill(rows: MysqlRows, url: str) -> None:
+    """End the session that has the lock."""
+    session = rows._notes.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()
+    killer = create_engine(url.replace("mysql://", "mysql+pymysql://"))
+    with killer.connect() as connection:
+        connection.execute(text(f"KILL {session}"))
+    killer.dispose()
+
+
 def test_one_relay_at_a_time(mariadb: str, rows: MysqlRows, fresh_mariadb: Callable[[], str]) -> None:
     """The lock is of this database's table alone; one that loses its session has lost it, and notes no more."""
     with pytest.raises(SlotInUse, match="outbox outbox is polled by another relay"):
         open_rows(mariadb, "outbox")
     open_rows(fresh_mariadb(), "outbox").close()
-    session = rows._notes.exec_driver_sql("SELECT CONNECTION_ID()").scalar_one()
-    killer = create_engine(mariadb.replace("mysql://", "mysql+pymysql://"))
-    with killer.connect() as connection:
-        connection.execute(text(f"KILL {session}"))
-    killer.dispose()
+    kill(rows, mariadb)
 
     with pytest.raises(Disconnected):
         rows.stay()
-    open_rows(mariadb, "outbox").close()
+    another = open_rows(mariadb, "outbox")
+    assert isinstance(another, MysqlRows)
+    kill(another, mariadb)
+    another.close()  # it does not matter that the server was faster
+
+
+def test_an_account_with_two_rights_is_enough(engine: Engine, mariadb: str) -> None:
+    """SELECT and DELETE on the outbox; without the second the relay stops and says so."""
+    user, url = f"'r{engine.url.database}'@'127.0.0.1'", engine.url.set(username=f"r{engine.url.database}", password="")
+    with engine.begin() as connection:
+        insert(connection, b"1")
+        connection.execute(text(f"CREATE USER {user}"))
+        connection.execute(text(f"GRANT SELECT ON outbox TO {user}"))
+    found = open_rows(url.render_as_string(hide_password=False), "outbox")
+    try:
+        assert read(found) == [b"1"]
+        with pytest.raises(Misconfigured, match="DELETE command denied"):
+            found.published(1)
+    finally:
+        found.close()
+    with engine.begin() as connection:
+        connection.execute(text(f"GRANT DELETE ON outbox TO {user}"))
+    found = open_rows(url.render_as_string(hide_password=False), "outbox")
+    try:
+        assert read(found) == [b"1"]
+        found.published(1)
+        assert read(found) == []
+    finally:
+        found.close()
+        with engine.begin() as connection:
+            connection.execute(text(f"DROP USER {user}"))
+
+
+def test_the_doctor_says_that_it_looks_at_postgresql_alone(mariadb: str) -> None:
+    """What is wrong in a database that is polled the relay names itself."""
+    with pytest.raises(Misconfigured, match="expected a database of PostgreSQL, got mysql://, which is polled"):
+        diagnose(RelaySettings(mariadb, "127.0.0.1:1"))
 
 
 def look(url: str) -> None:

@@ -163,7 +163,7 @@ def test_a_standby_takes_over_from_a_paused_polling_relay(
     outbox: RealOutbox = request.getfixturevalue(kind)
     log = tmp_path / "first.log"
     with outbox.relay(log=log) as first:
-        wait_until("the first polls", lambda: "polls its table" in log.read_text())
+        wait_until("the first polls", lambda: "polls its table" in log.read_text(), 60)
         with RelayService(outbox.settings()) as second:
             wait_until("the second stands by", lambda: second.state == "standby")
             written = write_numbers(outbox, 0, 500)
