@@ -1,18 +1,25 @@
 """MariaDB's outbox as a polling relay reads it: nothing is passed over, however late it commits; nothing overtakes."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, text
 
 from kompensate.outbox.errors import Disconnected, Misconfigured, SlotInUse
-from kompensate.outbox.main import RelaySettings, diagnose
+from kompensate.outbox.main import RelayService, RelaySettings, diagnose
 from kompensate.outbox.polled import PolledRows, open_rows
 from kompensate.outbox.polling import BATCH_MAX, NAMES
 from kompensate.outbox.spent import MysqlRows
 from kompensate.outbox.tables import create_tables
 from kompensate.participants.database import connect
+from kompensate.participants.main import Service
+from tests.fixtures.participants import World, forward, stock
+from tests.fixtures.polled_outboxes import MariaOutbox
+from tests.fixtures.topics import ServiceTopics
+from tests.fixtures.waiting import wait_until
 
 PAYLOAD = NAMES.index("payload")
 
@@ -210,6 +217,27 @@ def test_the_doctor_says_that_it_looks_at_postgresql_alone(mariadb: str) -> None
     """What is wrong in a database that is polled the relay names itself."""
     with pytest.raises(Misconfigured, match="expected a database of PostgreSQL, got mysql://, which is polled"):
         diagnose(RelaySettings(mariadb, "127.0.0.1:1"))
+
+
+@pytest.mark.slow
+def test_a_service_and_its_relay(kafka: str, topic_prefix: str, mariadb: str) -> None:
+    """Commands from Kafka to replies in Kafka: each effect once, each delivery answered, nothing left in the table."""
+    topics = ServiceTopics(kafka, topic_prefix)
+    topics.make()
+    outbox, world = MariaOutbox(mariadb, kafka, topic_prefix), World(connect(mariadb, "stock"))
+    commands = [
+        replace(forward(f"c{n}", saga_id=f"s{n}"), reply_to=outbox.replies, reply_partition=n % 3) for n in range(60)
+    ]
+    topics.send([*commands, *commands[:20]])
+    with Service(stock, mariadb, kafka, prefix=topic_prefix), RelayService(outbox.settings()):
+        wait_until("80 replies", lambda: len(outbox.payloads()) == 80, 60)
+        outbox.settle()
+
+    assert world.effects() == {(command.id, "take"): 1 for command in commands}
+    answered = Counter(dict(record["headers"])["ce_causationid"].decode() for record in outbox.records())
+    assert answered == Counter({command.id: 1 + (n < 20) for n, command in enumerate(commands)})
+    outbox.close()
+    world.close()
 
 
 def look(url: str) -> None:
