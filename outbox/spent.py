@@ -21,6 +21,8 @@ from kompensate.outbox.mysql import mysql_engine
 from kompensate.outbox.polling import BATCH_MAX, NAMES
 from kompensate.outbox.reacting import reacting
 
+ROWS_MAX: Final = 250
+"""Rows that are read at once: of the largest payloads a quarter of a gigabyte, which comes within SILENCE_SECONDS."""
 LOCKED_SECONDS: Final = 30
 """How long SQLite's other writers are waited for."""
 SILENCE_SECONDS: Final = 3
@@ -40,7 +42,7 @@ class SpentRows:
         self._engine = engine
         columns = ", ".join(map(engine.dialect.identifier_preparer.quote, NAMES))
         mark = "?" if engine.dialect.name == "sqlite" else "%s"
-        order = f"ORDER BY {number} LIMIT {BATCH_MAX}"
+        order = f"ORDER BY {number} LIMIT {ROWS_MAX}"
         # Our own names throughout.
         self._new = f"SELECT {number}, {columns} FROM {table} WHERE {number} > {mark} {order}"  # noqa: S608
         self._count = f"SELECT count(*) FROM {table} WHERE {number} <= {mark}"  # noqa: S608
@@ -51,7 +53,7 @@ class SpentRows:
         self._last = self._place = 0
 
     def fresh(self) -> Generator[tuple[int, Sequence[Any]], None, None]:
-        """See polling.Rows. No more than BATCH_MAX rows are held at once."""
+        """See polling.Rows. No more than ROWS_MAX rows are held at once."""
         more = True
         while more:
             if not self._read:
@@ -61,7 +63,7 @@ class SpentRows:
             for row in new:
                 self._last = row[0]
                 yield self._on_its_way(row)
-            more = len(new) == BATCH_MAX
+            more = len(new) == ROWS_MAX
 
     def _late(self) -> Iterator[tuple[int, Sequence[Any]]]:
         [(there,)] = self._ask(self._count, self._last)

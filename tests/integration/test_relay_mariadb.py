@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, text
 
+from kompensate.outbox import spent
 from kompensate.outbox.errors import Disconnected, Misconfigured, SlotInUse
 from kompensate.outbox.main import RelayService, RelaySettings, diagnose
 from kompensate.outbox.polled import PolledRows, open_rows
-from kompensate.outbox.polling import BATCH_MAX, NAMES
-from kompensate.outbox.spent import MysqlRows
+from kompensate.outbox.polling import NAMES
+from kompensate.outbox.spent import ROWS_MAX, MysqlRows
 from kompensate.outbox.tables import create_tables
 from kompensate.participants.database import connect
 from kompensate.participants.main import Service
@@ -22,6 +23,12 @@ from tests.fixtures.topics import ServiceTopics
 from tests.fixtures.waiting import wait_until
 
 PAYLOAD = NAMES.index("payload")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody says here that it lives. (What the server does with the silent: the takeover in test_relay_polling.)"""
+    monkeypatch.setattr(spent, "SILENCE_SECONDS", 600)
 
 
 @pytest.fixture
@@ -133,7 +140,7 @@ def test_what_was_sent_is_deleted_and_nothing_else(engine: Engine, rows: MysqlRo
 def test_many_rows_of_one_transaction_come_in_order_and_few_are_held_at_once(
     engine: Engine, rows: MysqlRows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many there are, BATCH_MAX of them are asked for at a time."""
+    """However many there are, ROWS_MAX of them are asked for at a time."""
     asked: list[int] = []
     ask = rows._ask
 
@@ -143,12 +150,12 @@ def test_many_rows_of_one_transaction_come_in_order_and_few_are_held_at_once(
         return found
 
     monkeypatch.setattr(rows, "_ask", counting)
-    many = [b"%d" % n for n in range(3 * BATCH_MAX + 1)]
+    many = [b"%d" % n for n in range(3 * ROWS_MAX + 1)]
     with engine.begin() as connection:
         insert(connection, *many)
 
     assert read(rows) == many
-    assert max(asked) == BATCH_MAX
+    assert max(asked) == ROWS_MAX
 
 
 def test_numbers_that_begin_anew_are_read(engine: Engine, rows: MysqlRows) -> None:
