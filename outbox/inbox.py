@@ -6,14 +6,16 @@ committed. No row is left `claimed` by this module's callers: at the end of the 
 answered, cancelled or released.
 """
 
+import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from sqlalchemy import Connection
 
+from kompensate.outbox.naming import MYSQL
 from kompensate.outbox.tables import INBOX, OUTBOX
-from kompensate.outbox.writer import COLUMNS, RECORD, VALUES, Row, as_json, sqlite_cursor, write
+from kompensate.outbox.writer import COLUMNS, RECORD, VALUES, Row, as_json, driver_cursor, write
 
 State: TypeAlias = Literal["claimed", "answered", "cancelled", "deferred"]
 
@@ -38,6 +40,21 @@ _CLAIM = (
     "ON CONFLICT DO NOTHING RETURNING command_id"
 )
 _CLAIM_SQLITE = f"INSERT INTO {INBOX} (consumer, command_id, state) VALUES (?, ?, 'claimed') ON CONFLICT DO NOTHING"  # noqa: S608 our own names
+# No INSERT IGNORE, which would cut an id that is too long. What it finds it locks until the end; whether a row is new
+# its count does not tell, so that is read from the row.
+_CLAIM_MYSQL = (
+    f"INSERT INTO {INBOX} (consumer, command_id, state, claim) VALUES (%s, %s, %s, %s) "  # noqa: S608 our own names
+    "ON DUPLICATE KEY UPDATE claim = claim"
+)
+_READ_MYSQL = (
+    f"SELECT command_id, state, outcome, reply, reply_type, content_type, claim <=> %s FROM {INBOX} "  # noqa: S608 our own names
+    "WHERE consumer = %s AND command_id IN %s"
+)
+_ANSWER_MYSQL = (
+    f"INSERT INTO {INBOX} (consumer, command_id, state, outcome, reply, reply_type, content_type) "  # noqa: S608 our own names
+    "VALUES (%s, %s, %s, %s, %s, %s, %s) ON DUPLICATE KEY UPDATE state = VALUES(state), outcome = VALUES(outcome), "
+    "reply = VALUES(reply), reply_type = VALUES(reply_type), content_type = VALUES(content_type)"
+)
 _READ = (
     f"SELECT command_id, state, outcome, reply, reply_type, content_type FROM {INBOX} "  # noqa: S608 our own names
     "WHERE consumer = %s AND command_id = ANY(%s::text[])"
@@ -72,8 +89,10 @@ def claim(connection: Connection, consumer: str, command_ids: Iterable[str]) -> 
     (two groups that claim each other's commands may deadlock: do the transaction again).
     """
     ids = sorted(set(command_ids))  # one order for all, so that two groups seldom wait for each other
+    if connection.dialect.name in MYSQL:
+        return _claim_mysql(connection, consumer, ids)
     if connection.dialect.name == "sqlite":
-        cursor = sqlite_cursor(connection)
+        cursor = driver_cursor(connection)
         fresh = {i for i in ids if cursor.execute(_CLAIM_SQLITE, (consumer, i)).rowcount}
     else:
         fresh = set(connection.exec_driver_sql(_CLAIM, (consumer, ids)).scalars())
@@ -82,10 +101,21 @@ def claim(connection: Connection, consumer: str, command_ids: Iterable[str]) -> 
     if known:
         # A statement of its own: its snapshot is newer than the commit that the claim waited for.
         book.update(_read(connection, consumer, known))
-        if len(book) != len(ids):
-            raise Vanished(
-                f"inbox: expected rows of {len(ids)} commands, got {len(book)}: the others were just deleted"
-            )
+    return _whole(book, ids)
+
+
+def _claim_mysql(connection: Connection, consumer: str, ids: list[str]) -> dict[str, Entry | None]:
+    if not ids:
+        return {}
+    claim = secrets.randbits(63)
+    driver_cursor(connection).executemany(_CLAIM_MYSQL, [(consumer, i, "claimed", claim) for i in ids])
+    rows = _rows_mysql(connection, consumer, ids, claim)
+    return _whole({row[0]: None if row[6] else Entry(*row[1:6]) for row in rows}, ids)
+
+
+def _whole(book: dict[str, Entry | None], ids: Sequence[str]) -> dict[str, Entry | None]:
+    if len(book) != len(ids):
+        raise Vanished(f"inbox: expected rows of {len(ids)} commands, got {len(book)}: the others were just deleted")
     return book
 
 
@@ -94,9 +124,17 @@ def answer(connection: Connection, consumer: str, replies: Sequence[Row], settle
     if not replies:
         return
     ids = list(settled)
-    if connection.dialect.name == "sqlite":
+    if connection.dialect.name in MYSQL:
         write(connection, replies)
-        cursor = sqlite_cursor(connection)
+        kept = [
+            (consumer, r.ce_causationid, "answered", r.ce_replyoutcome, r.payload, r.type, r.content_type)
+            for r in replies
+            if r.ce_causationid in ids
+        ]
+        driver_cursor(connection).executemany(_ANSWER_MYSQL, kept)
+    elif connection.dialect.name == "sqlite":
+        write(connection, replies)
+        cursor = driver_cursor(connection)
         for row in replies:
             if row.ce_causationid in ids:
                 known = (
@@ -132,12 +170,22 @@ def release(connection: Connection, consumer: str, command_ids: Sequence[str]) -
 
 def _read(connection: Connection, consumer: str, ids: list[str]) -> dict[str, Entry | None]:
     rows: list[Any] = []
-    if connection.dialect.name == "sqlite":
+    if connection.dialect.name in MYSQL:
+        rows.extend(row[:6] for row in _rows_mysql(connection, consumer, ids, None))
+    elif connection.dialect.name == "sqlite":
         for command_id in ids:
-            rows.extend(sqlite_cursor(connection).execute(_READ_SQLITE, (consumer, command_id)))
+            rows.extend(driver_cursor(connection).execute(_READ_SQLITE, (consumer, command_id)))
     else:
         rows.extend(_execute_unprepared(connection, _READ, (consumer, ids)).fetchall())
     return {row[0]: Entry(*row[1:]) for row in rows}
+
+
+def _rows_mysql(connection: Connection, consumer: str, ids: list[str], claim: int | None) -> Any:
+    if not ids:
+        return []
+    cursor = driver_cursor(connection)
+    cursor.execute(_READ_MYSQL, (claim, consumer, ids))
+    return cursor.fetchall()
 
 
 def _each(connection: Connection, statement: str, consumer: str, ids: Sequence[str]) -> None:

@@ -12,9 +12,15 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection
 
+from kompensate.outbox.naming import MYSQL
+
 LAPSE_SECONDS: Final = 10.0
 """Who has not asked for so long waits no more: its command was given up, or its process is gone. Several times as long
 as anybody pauses between two questions."""
+
+
+class NoLocks(ValueError):
+    """This kind of database is none that locks are kept in; the text says which are."""
 
 
 class Owner(NamedTuple):
@@ -178,7 +184,12 @@ class Locks:
 
 
 def locks_of(connection: Connection) -> Locks:
-    """By a connection of SQLAlchemy's, in its transaction."""
+    """By a connection of SQLAlchemy's, in its transaction. Raises NoLocks where that database has none."""
+    if connection.dialect.name in MYSQL:
+        raise NoLocks(
+            f"locks: expected a database of postgresql:// or sqlite://, got {connection.dialect.name}://: "
+            "semantic locks are not supported there"
+        )
     return Locks(connection.connection.cursor, sqlite=connection.dialect.name == "sqlite")
 
 

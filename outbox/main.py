@@ -22,7 +22,7 @@ from kompensate.outbox.database import Database, reacting
 from kompensate.outbox.errors import Disconnected, Halted, Misconfigured, SlotInUse
 from kompensate.outbox.health import Observed, ProcessHealth, RelayHealth, State, metrics
 from kompensate.outbox.kafka import KafkaSink, partitions
-from kompensate.outbox.naming import Names, database_of, slot_name
+from kompensate.outbox.naming import Names, database_of, is_polled, slot_name
 from kompensate.outbox.patience import begun
 from kompensate.outbox.pgoutput import ProtocolError, lsn_text
 from kompensate.outbox.polled import open_rows
@@ -63,7 +63,7 @@ class RelaySettings:
     publication: str = PUBLICATION
     table: str = OUTBOX
     polling: bool = False
-    """Ask the table instead of reading PostgreSQL's log. SQLite, which has no such log, is polled anyway."""
+    """Ask the table instead of reading PostgreSQL's log. MySQL, MariaDB and SQLite are polled anyway."""
     kafka: Mapping[str, object] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
 
@@ -74,7 +74,7 @@ class RelaySettings:
 
     @property
     def polls(self) -> bool:
-        return self.polling or self.dsn.startswith("sqlite")
+        return self.polling or is_polled(self.dsn)
 
     @property
     def names(self) -> Names:
@@ -330,7 +330,15 @@ class RelayService:
 
 
 def diagnose(settings: RelaySettings) -> list[Finding]:
-    """Look at everything that a relay rests on, without changing anything. Raises Misconfigured for Kafka options."""
+    """Look at everything that a relay rests on, without changing anything.
+
+    Raises Misconfigured for Kafka options, and for a database that is polled.
+    """
+    if is_polled(settings.dsn):
+        raise Misconfigured(
+            f"relay doctor: expected a database of PostgreSQL, got {settings.dsn.partition(':')[0]}://, which is "
+            "polled: `kompensate relay` itself names what is wrong there"
+        )
     names, found = settings.names, partitions(settings.bootstrap, settings.kafka, KAFKA_SECONDS)
     try:
         database = Database(settings.dsn, names)

@@ -8,9 +8,16 @@ import re
 import shlex
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 _SQLALCHEMY = re.compile(r"postgres(?:ql)?\+psycopg://")
+
+MYSQL: Final = ("mysql", "mariadb")
+"""What SQLAlchemy calls them, in a URL and as a dialect. Their tables and statements are the same."""
+KINDS: Final = "postgresql://, mysql://, mariadb:// or sqlite://"
+"""What a service's database may be."""
+_POLLED: Final = re.compile(r"(?:sqlite|mysql|mariadb)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,11 @@ def plain_dsn(dsn: str) -> str:
 def is_of_several_hosts(dsn: str) -> bool:
     """Whether `dsn` is a URL as libpq alone takes it: `postgresql://user@one:5432,two:5432/database`."""
     return "://" in dsn and "," in urlsplit(dsn).netloc.rpartition("@")[2]
+
+
+def is_polled(dsn: str) -> bool:
+    """Whether it names a database whose log is not read: its outbox is asked instead."""
+    return _POLLED.match(dsn) is not None
 
 
 def check_dsn(dsn: str) -> None:
@@ -58,10 +70,10 @@ def database_of(dsn: str) -> dict[str, str]:
     if dsn.startswith("sqlite"):
         return {"dbname": PurePath(urlsplit(dsn).path).stem or "sqlite"}
     scheme, is_url, _ = dsn.partition("://")
-    if is_url and scheme not in ("postgresql", "postgres"):
-        raise ValueError(f"database: expected one of PostgreSQL, or of SQLite to be polled, got {scheme}://…")
+    if is_url and scheme.removesuffix("+pymysql") not in ("postgresql", "postgres", *MYSQL):
+        raise ValueError(f"database: expected {KINDS}, got {scheme}://…")
     try:
-        found = _of_url(dsn) if dsn.startswith(("postgresql://", "postgres://")) else _of_text(dsn)
+        found = _of_url(dsn) if is_url else _of_text(dsn)
     except ValueError as error:
         raise ValueError(
             f"database: expected postgresql://user:password@host:port/database or host=… dbname=…, got what cannot be "

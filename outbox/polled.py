@@ -6,17 +6,14 @@ pass over rows. Therefore:
 PostgreSQL  Rows are kept. Read are those of transactions below the oldest one that still runs (`pg_snapshot_xmin`): of
             those none can appear any more. The position is a transaction number in the table `<outbox>_polled`. A
             transaction that runs long, in whichever database of the server, holds up all that began after it.
-SQLite      Rows are deleted once Kafka has them: what is there is to be sent, however late it came.
+The others  Rows are deleted once Kafka has them: what is there is to be sent, however late it came (see `spent`).
 
 A second relay finds the lock taken and stands by. What a relay notes, it notes in the session that holds the lock.
 """
 
-import fcntl
 import logging
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 from sqlalchemy import Connection, create_engine, exc
@@ -27,9 +24,12 @@ from kompensate.outbox import answers
 from kompensate.outbox.answers import expect_answers
 from kompensate.outbox.checkpoint import REMEDY
 from kompensate.outbox.database import TCP_PATIENCE
-from kompensate.outbox.errors import Disconnected, Gap, Misconfigured, SlotInUse
+from kompensate.outbox.errors import Gap, Misconfigured, SlotInUse
+from kompensate.outbox.naming import KINDS, MYSQL
 from kompensate.outbox.patience import begun
 from kompensate.outbox.polling import BATCH_MAX, COLUMNS, Rows
+from kompensate.outbox.reacting import reacting
+from kompensate.outbox.spent import MysqlRows, SqliteRows
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +37,6 @@ ROWS_MAX: Final = 5_000
 """Rows that are read at once, unless one transaction has more."""
 SILENCE_MS: Final = 3_000
 """A relay that tells the server nothing for so long (paused, or its machine gone) loses the lock to another."""
-LOCKED_SECONDS: Final = 30
-"""How long SQLite's other writers are waited for."""
 
 BOUND: Final = "pg_snapshot_xmin(pg_current_snapshot())"
 """The oldest transaction that still runs: everything below it is committed or gone."""
@@ -51,92 +49,23 @@ class PolledRows(Rows, Protocol):
 
 
 def open_rows(url: str, table: str, *, resync: bool = False) -> PolledRows:
-    """The outbox behind a URL of PostgreSQL or SQLite, locked for us.
+    """The outbox behind a URL, locked for us.
 
-    `resync` publishes all its rows once more. Raises SlotInUse, Gap, Misconfigured, Disconnected.
+    `resync` publishes all its rows once more, where they are kept. Raises SlotInUse, Gap, Misconfigured, Disconnected.
     """
     try:
         parsed = make_url(url)
     except exc.ArgumentError as error:
-        raise Misconfigured(
-            "polling relay: expected a URL, as in postgresql://user@host/db or sqlite:///file"
-        ) from error
+        raise Misconfigured(f"polling relay: expected a URL, {KINDS}") from error
     if parsed.get_backend_name() == "sqlite":
-        return SpentRows(parsed.render_as_string(hide_password=False), table)
+        return SqliteRows(parsed.render_as_string(hide_password=False), table)
+    if parsed.get_backend_name() in MYSQL:
+        try:
+            return MysqlRows(parsed, table)
+        except ValueError as error:
+            raise Misconfigured(str(error)) from error
     plain = parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
     return KeptRows(plain, table, resync=resync)
-
-
-@contextmanager
-def _reacting() -> Iterator[None]:
-    """SQLAlchemy's errors as those of the relay's loop."""
-    try:
-        yield
-    except exc.ProgrammingError as error:
-        raise Misconfigured(
-            f"polling relay: expected an outbox as kompensate/outbox/schema.sql has it, and the rights to read it and "
-            f"to keep a position beside it, got: {_line(error)}"
-        ) from error
-    except (exc.DBAPIError, exc.ResourceClosedError) as error:
-        if "no such table" in str(error) or "no such column" in str(error):
-            raise Misconfigured(f"polling relay: expected an outbox, got: {_line(error)}: create_tables()") from error
-        raise Disconnected(f"database: {_line(error)}") from error
-
-
-def _line(error: exc.SQLAlchemyError) -> str:
-    return " ".join(str(getattr(error, "orig", None) or error).split())
-
-
-class SpentRows:
-    """SQLite's outbox: a row is there until Kafka has it.
-
-    SQLite gives the number of a deleted last row again, so numbers are believed only while rows that were read are
-    still there; what the relay confirms are numbers of our own.
-    """
-
-    def __init__(self, url: str, table: str) -> None:
-        self._table = table
-        file = make_url(url).database
-        if not file or file == ":memory:":
-            raise Misconfigured(f"polling relay: expected SQLite's file, got {url}: another process sees no other")
-        if not Path(file).exists():
-            raise Misconfigured(f"polling relay: expected SQLite's file {file}, got none: create_tables() makes it")
-        self._lock = Path(f"{file}-relay").open("w")  # noqa: SIM115  # held until close()
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            raise SlotInUse(f"outbox in {file} is polled by another process") from error
-        self._engine = create_engine(url, connect_args={"timeout": LOCKED_SECONDS})
-        self._read: deque[tuple[int, int]] = deque()  # (place, rowid) of rows on their way, oldest first
-        self._place = 0
-
-    def close(self) -> None:
-        self._engine.dispose()
-        self._lock.close()
-
-    def fresh(self) -> Generator[tuple[int, Sequence[Any]], None, None]:
-        last = self._read[-1][1] if self._read else 0
-        statement = f"SELECT rowid, {COLUMNS} FROM {self._table} WHERE rowid > ? ORDER BY rowid LIMIT ?"  # noqa: S608 our own names
-        with _reacting(), self._engine.connect() as connection:
-            found = connection.exec_driver_sql(statement, (last, ROWS_MAX)).all()
-        for row in found:
-            self._place += 1
-            self._read.append((self._place, row[0]))
-            yield self._place, row[1:]
-
-    def rest(self) -> int:
-        return 0
-
-    def published(self, place: int) -> None:
-        spent = []
-        while self._read and self._read[0][0] <= place:
-            spent.append((self._read.popleft()[1],))
-        with _reacting(), self._engine.begin() as connection:
-            connection.exec_driver_sql(f"DELETE FROM {self._table} WHERE rowid = ?", spent)  # noqa: S608 our own names
-
-    def stay(self) -> None:
-        """The lock is the operating system's."""
 
 
 class KeptRows:
@@ -146,10 +75,10 @@ class KeptRows:
         self._table, self._polled = table, f"{table}_polled"
         self._engine = create_engine(url, connect_args=TCP_PATIENCE)
         listen(self._engine, "connect", _be_patient, insert=True)
-        with _reacting():
+        with reacting():
             self._notes = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         try:
-            with _reacting():
+            with reacting():
                 self._take()
                 self._next = None if resync else self._position()
         except BaseException:
@@ -193,7 +122,7 @@ class KeptRows:
         return int(below)
 
     def fresh(self) -> Generator[tuple[int, Sequence[Any]], None, None]:
-        with _reacting(), self._engine.connect() as connection:
+        with reacting(), self._engine.connect() as connection:
             if self._next is None:
                 yield from self._all(connection)
                 return
@@ -241,7 +170,7 @@ class KeptRows:
         return self._next or 0
 
     def published(self, place: int) -> None:
-        with _reacting():
+        with reacting():
             self._notes.exec_driver_sql(
                 f"INSERT INTO {self._polled} AS p (reader, system_id, below) SELECT 'relay', system_identifier::text,"  # noqa: S608 our own names
                 " %s::text::xid8 FROM pg_control_system() ON CONFLICT (reader) DO UPDATE"
@@ -250,7 +179,7 @@ class KeptRows:
             )
 
     def stay(self) -> None:
-        with _reacting():
+        with reacting():
             self._notes.exec_driver_sql("SELECT 1")
 
 

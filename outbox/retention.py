@@ -9,8 +9,9 @@ restart only makes it take one round longer.
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
+from kompensate.outbox.naming import MYSQL
 from kompensate.outbox.tables import IDEMPOTENCY, INBOX, OUTBOX
 
 INBOX_ROWS_MAX = 5_000
@@ -37,8 +38,8 @@ class Retention:
 
     def droppable(self, connection: Connection, today: date | None = None) -> list[str]:
         """The outbox's day tables that every reader has passed, the oldest first; others are noted for next time."""
-        if connection.dialect.name == "sqlite":
-            return []
+        if connection.dialect.name != "postgresql":
+            return []  # there the relay deletes what it has sent
         last = (today or datetime.now(UTC).date()) - self._outbox_days
         old = [name for name in _days(connection) if name <= f"{OUTBOX}_{last:%Y%m%d}"]
         slots, slot_passed = connection.execute(_SLOTS).one()
@@ -57,17 +58,19 @@ class Retention:
 
     def forget_inbox(self, connection: Connection) -> bool:
         """Delete some of the oldest inbox rows; True if there may be more. The caller commits."""
-        if connection.dialect.name == "sqlite":
-            return False
-        deleted = connection.execute(_FORGET, {"days": self._inbox_days, "most": INBOX_ROWS_MAX}).rowcount
-        return deleted == INBOX_ROWS_MAX
+        return self._forget(connection, _FORGET, _FORGET_MYSQL)
 
     def forget_outside(self, connection: Connection) -> bool:
         """The same of the requests of outside calls that have their answer: for services that make any."""
+        return self._forget(connection, _FORGET_OUTSIDE, _FORGET_OUTSIDE_MYSQL)
+
+    def _forget(self, connection: Connection, statement: TextClause, in_mysql: TextClause) -> bool:
         if connection.dialect.name == "sqlite":
             return False
-        deleted = connection.execute(_FORGET_OUTSIDE, {"days": self._inbox_days, "most": INBOX_ROWS_MAX}).rowcount
-        return deleted == INBOX_ROWS_MAX
+        mysql = connection.dialect.name in MYSQL
+        days = self._inbox_days.days if mysql else self._inbox_days
+        found = connection.execute(in_mysql if mysql else statement, {"days": days, "most": INBOX_ROWS_MAX})
+        return found.rowcount == INBOX_ROWS_MAX
 
 
 def drop(connection: Connection, table: str) -> None:
@@ -92,6 +95,14 @@ _SLOTS = text(
 _FORGET = text(
     f"DELETE FROM {INBOX} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {INBOX} "  # noqa: S608 our own names
     "WHERE received_at < now() - CAST(:days AS interval) AND state IN ('answered', 'cancelled') LIMIT :most))"
+)
+_FORGET_MYSQL = text(
+    f"DELETE FROM {INBOX} WHERE received_at < UTC_TIMESTAMP(6) - INTERVAL :days DAY "  # noqa: S608 our own names
+    "AND state IN ('answered', 'cancelled') ORDER BY received_at LIMIT :most"
+)
+_FORGET_OUTSIDE_MYSQL = text(
+    f"DELETE FROM {IDEMPOTENCY} WHERE created_at < UTC_TIMESTAMP(6) - INTERVAL :days DAY "  # noqa: S608 our own names
+    "AND status = 'closed' ORDER BY created_at LIMIT :most"
 )
 _FORGET_OUTSIDE = text(
     f"DELETE FROM {IDEMPOTENCY} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {IDEMPOTENCY} "  # noqa: S608 our own names

@@ -1,7 +1,7 @@
 """Outbox, inbox and the tables of outside calls: their columns, how they are made, the outbox's daily partitions.
 
-The statements stand in `schema.sql` (and `schema_sqlite.sql`), which may be run by hand or by a migration
-tool. Whoever carries rows to Kafka, our relay or Debezium, makes a record's headers by HEADER_COLUMNS.
+The statements stand in `schema.sql` (`schema_sqlite.sql`, `schema_mysql.sql`), which may be run by hand or by a
+migration tool. Whoever carries rows to Kafka, our relay or Debezium, makes a record's headers by HEADER_COLUMNS.
 """
 
 import re
@@ -10,6 +10,8 @@ from datetime import UTC, date, datetime, timedelta
 from importlib.resources import files
 
 from sqlalchemy import Connection, inspect, text
+
+from kompensate.outbox.naming import KINDS, MYSQL
 
 # (column, header), in the order in which the headers stand in the record, after `id`, the row's uuid.
 # A NULL column is a header with a null value: that is what Debezium's event router makes of it.
@@ -34,6 +36,19 @@ OUTBOX, INBOX = "outbox", "inbox"
 IDEMPOTENCY, BREAKER = "idempotency", "breaker"
 PUBLICATION = "kompensate_outbox"
 
+_SCHEMAS = {
+    "postgresql": "schema.sql",
+    "sqlite": "schema_sqlite.sql",
+    **dict.fromkeys(MYSQL, "schema_mysql.sql"),
+}
+# Which columns the outbox has, by schema: our own names.
+_COLUMNS = {
+    "schema.sql": f"SELECT attname FROM pg_attribute WHERE attrelid = '{OUTBOX}'::regclass",  # noqa: S608
+    "schema_sqlite.sql": f"SELECT name FROM pragma_table_info('{OUTBOX}')",  # noqa: S608
+    "schema_mysql.sql": "SELECT column_name FROM information_schema.columns "  # noqa: S608
+    f"WHERE table_schema = DATABASE() AND table_name = '{OUTBOX}'",
+}
+
 # Partitions are made this many days ahead, so that a participant that was stopped over a weekend, or may
 # not create tables for a while, still writes into a day's partition.
 DAYS_AHEAD = 2
@@ -45,10 +60,21 @@ class MissingTables(RuntimeError):
     """The database lacks the outbox or the inbox; the text says how to make them."""
 
 
+def schema_of(connection: Connection) -> str:
+    """The file that makes the tables in that kind of database. Raises ValueError for one of no known kind."""
+    found = _SCHEMAS.get(connection.dialect.name)
+    if found is None:
+        raise ValueError(f"database: expected {KINDS}, got {connection.dialect.name}://")
+    return found
+
+
 def create_tables(connection: Connection) -> None:
-    """Make the tables, the publication and the first partitions, where absent. The caller commits."""
-    if connection.dialect.name == "sqlite":
-        for statement in _statements("schema_sqlite.sql"):
+    """Make the tables, the publication and the first partitions, where absent. The caller commits.
+
+    MySQL commits by itself what was begun before.
+    """
+    if connection.dialect.name != "postgresql":
+        for statement in _statements(schema_of(connection)):
             connection.exec_driver_sql(statement)
         return
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -59,13 +85,12 @@ def create_tables(connection: Connection) -> None:
 
 def drop_tables(connection: Connection) -> None:
     """Undo `create_tables`, and lose what the tables hold: for a migration that goes back. The caller commits."""
-    sqlite = connection.dialect.name == "sqlite"
-    script = _read("schema_sqlite.sql" if sqlite else "schema.sql")
+    script = _read(schema_of(connection))
 
     def made(what: str) -> list[str]:
         return re.findall(rf"CREATE (?:OR REPLACE )?{what} (?:IF NOT EXISTS )?(\w+)", script)
 
-    if not sqlite:
+    if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(f"DROP PUBLICATION IF EXISTS {PUBLICATION}")
     for kind in ("TABLE", "SEQUENCE", "FUNCTION"):
         for name in made(kind):
@@ -77,24 +102,21 @@ def check_tables(connection: Connection, *, outside: bool = False) -> None:
 
     `outside`: the tables of outside calls are needed too.
     """
-    found = inspect(connection)
+    found, schema = inspect(connection), schema_of(connection)
     needed = (OUTBOX, INBOX, IDEMPOTENCY, BREAKER) if outside else (OUTBOX, INBOX)
     missing = [table for table in needed if not found.has_table(table)]
     if missing:
         raise MissingTables(
             f"database {connection.engine.url.database!r}: expected tables {' and '.join(needed)}, "
-            f"got no {' and no '.join(missing)}: run kompensate/outbox/schema.sql in it, or create_tables()"
+            f"got no {' and no '.join(missing)}: run kompensate/outbox/{schema} in it, or create_tables()"
         )
     # Not by SQLAlchemy's inspector, which warns of xid8; nor from the table, which a service may only write to.
-    asked = f"pragma_table_info('{OUTBOX}')"
-    if connection.dialect.name != "sqlite":
-        asked = f"(SELECT attname AS name FROM pg_attribute WHERE attrelid = '{OUTBOX}'::regclass) AS columns"  # noqa: S608 our own names
-    columns = set(connection.exec_driver_sql(f"SELECT name FROM {asked}").scalars())  # noqa: S608 our own names
+    columns = set(connection.exec_driver_sql(_COLUMNS[schema]).scalars())
     lacking = [column for column, _ in HEADER_COLUMNS if column not in columns]
     if lacking:
         raise MissingTables(
             f"database {connection.engine.url.database!r}, table {OUTBOX}: expected the columns of "
-            f"kompensate/outbox/schema.sql, got none named {', '.join(lacking)}: run it again, or create_tables()"
+            f"kompensate/outbox/{schema}, got none named {', '.join(lacking)}: run it again, or create_tables()"
         )
 
 
@@ -103,7 +125,7 @@ def ensure_partitions(connection: Connection, today: date | None = None) -> list
 
     A day whose rows already went to the default partition stays there: it gets no partition of its own.
     """
-    if connection.dialect.name == "sqlite":
+    if connection.dialect.name != "postgresql":
         return []
     first = today or datetime.now(UTC).date()
     made = []
@@ -148,7 +170,7 @@ def include_name(name: str | None, type_: str, _parent_names: Mapping[str, str |
 
     What begins with `outbox_` counts as ours: the outbox's days, and where its relay stands.
     """
-    ours = {*made_tables(), *made_tables("schema_sqlite.sql")}
+    ours = {table for script in _COLUMNS for table in made_tables(script)}
     return type_ != "table" or name is None or (name not in ours and not name.startswith(f"{OUTBOX}_"))
 
 

@@ -73,6 +73,11 @@ def _add(transaction: Transaction, rows: Sequence[Row]) -> None:
         write(transaction.connection(), rows)
     elif isinstance(transaction, Connection):
         write(transaction, rows)
+    elif type(transaction).__module__.partition(".")[0] in ("pymysql", "MySQLdb", "mysql", "sqlite3"):
+        raise TypeError(
+            "transaction: expected a SQLAlchemy Session or Connection, or psycopg's, got "
+            f"{type(transaction).__module__}.{type(transaction).__name__}: use SQLAlchemy's"
+        )
     else:
         driver: Any = transaction
         driver.execute(INSERT, (as_json(rows),))

@@ -53,6 +53,8 @@ VALUES = COLUMNS.replace('"payload"', "decode(payload, 'base64')")
 
 INSERT = f"INSERT INTO {OUTBOX} ({COLUMNS}) SELECT {VALUES} FROM json_to_recordset(%s::json) AS r({RECORD})"  # noqa: S608 our own names
 _INSERT_SQLITE = f"INSERT INTO {OUTBOX} ({COLUMNS}) VALUES ({', '.join('?' * len(_NAMES))})"  # noqa: S608 our own names
+# Of this form the driver makes one statement for all rows.
+_INSERT_MYSQL = _INSERT_SQLITE.replace('"', "`").replace("?", "%s")
 
 
 _COLUMN_OF = {header: column for column, header in HEADER_COLUMNS}
@@ -66,13 +68,14 @@ def write(connection: Connection, rows: Sequence[Row]) -> None:
     for row in rows:
         if row.payload is not None and len(row.payload) > PAYLOAD_BYTES_WARN:
             check_size(row.payload, row.type)
-    if connection.dialect.name == "sqlite":
-        sqlite_cursor(connection).executemany(_INSERT_SQLITE, [(str(row.id), *_OTHERS(row)) for row in rows])
-    else:
+    if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(INSERT, (as_json(rows),))
+    else:
+        statement = _INSERT_SQLITE if connection.dialect.name == "sqlite" else _INSERT_MYSQL
+        driver_cursor(connection).executemany(statement, [(str(row.id), *_OTHERS(row)) for row in rows])
 
 
-def sqlite_cursor(connection: Connection) -> Any:
+def driver_cursor(connection: Connection) -> Any:
     """The driver's own, in the same transaction: SQLAlchemy costs a statement five times what SQLite does."""
     return connection.connection.cursor()
 

@@ -8,6 +8,8 @@ from sqlalchemy import Connection
 _CONTENDED = ("40001", "40P01")
 # A server that takes no writes: a standby, or a primary that was made one.
 _READ_ONLY = "25006"
+# The same in MySQL, whose driver keeps numbers: no lock in time, a deadlock, a row that another changed (MariaDB).
+_CONTENDED_MYSQL = (1205, 1213, 1020)
 
 
 def raise_if_whole(error: Exception, connection: Connection) -> None:
@@ -31,6 +33,8 @@ def takes_no_writes(error: BaseException) -> bool:
 
 
 def _is_contended(cause: BaseException) -> bool:
+    if type(cause).__module__.startswith("pymysql."):
+        return bool(cause.args) and cause.args[0] in _CONTENDED_MYSQL
     return _sqlstate(cause) in _CONTENDED
 
 

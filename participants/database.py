@@ -9,8 +9,9 @@ from sqlalchemy.event import listen
 
 from kompensate.outbox.answers import expect_answers
 from kompensate.outbox.errors import with_advice
-from kompensate.outbox.naming import check_dsn, is_of_several_hosts, plain_dsn
-from kompensate.outbox.writer import sqlite_cursor
+from kompensate.outbox.mysql import mysql_engine
+from kompensate.outbox.naming import KINDS, MYSQL, check_dsn, is_of_several_hosts, plain_dsn
+from kompensate.outbox.writer import driver_cursor
 
 # A database whose host is gone is noticed in about half a minute, instead of the operating system's quarter of an hour.
 _PATIENCE = {
@@ -38,12 +39,17 @@ COMMIT_SECONDS = 30.0
 """The same for a COMMIT. Given up too early it costs nothing: the inbox answers for what was committed after all."""
 
 
+# One thread, one transaction at a time; a second for housekeeping.
+_POOL = {"pool_size": 1, "max_overflow": 1}
+
+
 def connect(dsn: str, service: str) -> Engine:
-    """An engine for `dsn`: a URL (`postgresql://…`, `sqlite:///…`) or libpq's `host=… dbname=…`. Connects later.
+    """An engine for `dsn`: a URL of one of KINDS, or libpq's `host=… dbname=…`. Connects later.
 
     With several hosts and `target_session_attrs=read-write` the one that takes writes is found at each connection.
 
-    Raises ValueError for what is neither, and SQLAlchemy's ArgumentError for a URL that cannot be read.
+    Raises ValueError for what is neither, or needs a package that is absent, and SQLAlchemy's ArgumentError for a URL
+    that cannot be read.
     """
     check_dsn(dsn)
     if "://" not in dsn or is_of_several_hosts(dsn):
@@ -53,8 +59,10 @@ def connect(dsn: str, service: str) -> Engine:
     url = make_url(dsn)
     if url.get_backend_name() == "sqlite":
         return _sqlite(dsn)
+    if url.get_backend_name() in MYSQL:
+        return mysql_engine(url, "READ COMMITTED", **_POOL)
     if url.get_backend_name() not in ("postgresql", "postgres"):
-        raise ValueError(f"database: expected postgresql:// or sqlite://, got {url.get_backend_name()}://")
+        raise ValueError(f"database: expected {KINDS}, got {url.get_backend_name()}://")
     url = url.set(drivername="postgresql+psycopg")
     given = {name: value for name, value in _PATIENCE.items() if name not in url.query}
     return _postgresql(url.render_as_string(hide_password=False), service, given)
@@ -70,9 +78,11 @@ def adopt(engine: Engine) -> Engine:
         raise TypeError(f"database: expected a URL or a SQLAlchemy Engine, got {type(engine).__name__}: {hint}")
     if engine.dialect.name == "sqlite":
         return engine
-    if engine.dialect.driver != "psycopg" or engine.dialect.is_async:
+    if engine.dialect.driver not in ("psycopg", "pymysql") or engine.dialect.is_async:
         got = f"{engine.dialect.name}+{engine.dialect.driver}{' of an AsyncEngine' if engine.dialect.is_async else ''}"
-        raise ValueError(f"database: expected an Engine of postgresql+psycopg, got {got}: {hint}")
+        raise ValueError(
+            f"database: expected an Engine of postgresql+psycopg, mysql+pymysql or sqlite, got {got}: {hint}"
+        )
     return engine
 
 
@@ -82,9 +92,7 @@ def _postgresql(url: str, service: str, arguments: dict[str, Any], text: str | N
         url,
         # Its errors would quote the values of a payload, in logs, replies and dead letters.
         hide_parameters=True,
-        # One thread, one transaction at a time; a second for housekeeping.
-        pool_size=1,
-        max_overflow=1,
+        **_POOL,
         connect_args={"application_name": f"kompensate {service}", **arguments},
     )
 
@@ -129,4 +137,4 @@ def _sqlite(url: str) -> Engine:
 
 
 def _begin_immediate(connection: Connection) -> None:
-    sqlite_cursor(connection).execute("BEGIN IMMEDIATE")
+    driver_cursor(connection).execute("BEGIN IMMEDIATE")

@@ -16,6 +16,7 @@ from kompensate.schemas.messages import JSON, BadMessage, Command, Headers
 from kompensate.schemas.payloads import BadPayload
 
 _PARTITION_MAX = 2**31 - 1  # Kafka's int32, and the outbox column's
+_ID_CHARACTERS_MAX = 512  # of an inbox key in MySQL; PostgreSQL's takes 2,700 bytes
 
 
 def read(record: Record) -> tuple[Command | None, str | None]:
@@ -104,6 +105,9 @@ def _unwritable(command: Command) -> str | None:
     """Why inbox and outbox could not hold this command's answer, if so: then it would spoil its whole group."""
     if command.reply_partition > _PARTITION_MAX:
         return f"header ce_replypartition: expected at most {_PARTITION_MAX}, got {command.reply_partition}"
+    for name, value in (("ce_id", command.id), ("ce_compensates", command.compensates)):
+        if value is not None and (len(value) > _ID_CHARACTERS_MAX or value.endswith(" ")):
+            return f"header {name}: expected at most {_ID_CHARACTERS_MAX} characters, the last no blank, got {value!r}"
     texts = {
         "ce_id": command.id,
         "ce_correlationid": command.saga_id,

@@ -17,11 +17,14 @@ from sqlalchemy.event import contains, listen
 from sqlalchemy.orm import Session
 
 from kompensate.outbox.answers import run
+from kompensate.outbox.naming import MYSQL
 
 # libpq's PQTRANS_INTRANS: a transaction is open and no statement in it failed (PostgreSQL, "libpq-status").
 _IN_TRANSACTION = 2
 # libpq's PGRES_COMMAND_OK: a statement that returns no rows was done (PostgreSQL, "libpq-exec").
 _COMMAND_OK = 1
+# MySQL's ER_SP_DOES_NOT_EXIST, "SAVEPOINT … does not exist".
+_NO_SAVEPOINT = 1305
 
 
 class Misuse(RuntimeError):
@@ -49,7 +52,7 @@ class Scratch:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.driver: Any = connection.connection.driver_connection
-        self._sqlite = connection.dialect.name == "sqlite"
+        self._dialect = connection.dialect.name
         self._nested: NestedTransaction | None = None
         self._session: HandlerSession | None = None
         self._name = ""
@@ -72,7 +75,8 @@ class Scratch:
                 bind=self.connection, join_transaction_mode="rollback_only", expire_on_commit=False
             )
         elif self._name:
-            self._move()
+            if self._dialect not in MYSQL:  # there `keep` has moved it
+                self._move()
         else:
             self._name = _SAVEPOINT
             self._execute(f"SAVEPOINT {self._name}")
@@ -89,10 +93,25 @@ class Scratch:
             raise Misuse("connection.rollback(): expected a handler to raise, got a rollback")
         if self.connection.get_nested_transaction() is not self._nested:
             raise Misuse("connection.begin_nested(): expected to be ended by the handler, got one still open")
-        if not self._sqlite and self.driver.pgconn.transaction_status != _IN_TRANSACTION:
+        if not self._stands():
             raise Misuse(
                 "expected an open transaction, got one that a failed statement or a COMMIT ended: let it raise"
             )
+
+    def _stands(self) -> bool:
+        """Whether the transaction is the one in which the handler began, and can go on."""
+        if self._dialect == "sqlite":
+            return True
+        if self._dialect in MYSQL:
+            # A deadlock, a COMMIT or a CREATE TABLE ends it with its savepoints, and the next statement begins another.
+            try:
+                self._move()
+            except Exception as error:
+                if error.args[:1] == (_NO_SAVEPOINT,):
+                    return False
+                raise
+            return True
+        return bool(self.driver.pgconn.transaction_status == _IN_TRANSACTION)
 
     def undo(self) -> None:
         """Back to where the handler began. Raises what the database raises: then the whole group is undone."""
@@ -117,7 +136,7 @@ class Scratch:
             self._session.close()
 
     def _move(self) -> None:
-        if self._sqlite:
+        if self._dialect != "postgresql":
             self._execute(f"RELEASE SAVEPOINT {self._name}")
             self._execute(f"SAVEPOINT {self._name}")
         else:
@@ -129,10 +148,10 @@ class Scratch:
 
     def _execute(self, statement: str) -> None:
         cursor = self.driver.cursor()
-        if self._sqlite:
-            cursor.execute(statement)
-        else:
+        if self._dialect == "postgresql":
             cursor.execute(statement, prepare=False)
+        else:
+            cursor.execute(statement)
 
 
 _OPEN = "kompensate_open"

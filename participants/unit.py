@@ -74,7 +74,7 @@ class Unit:
         self._engine = engine
         self._clock = clock
         # Whatever the engine's is: AUTOCOMMIT would be no transaction at all. (SQLite has one level only.)
-        self._level = "READ COMMITTED" if engine.dialect.name == "postgresql" else None
+        self._level = None if engine.dialect.name == "sqlite" else "READ COMMITTED"
         self._group_seconds = group_seconds
         self._timer = timer
         self._caller = Caller()
@@ -163,7 +163,7 @@ def _reaction(error: Exception, connection: Connection, claimed: bool) -> Except
     if isinstance(error, Unburied | Unreachable):
         return error
     driver = None if connection.invalidated else connection.connection.driver_connection
-    lost = connection.invalidated or bool(getattr(driver, "closed", False))
+    lost = connection.invalidated or bool(getattr(driver, "closed", False)) or not getattr(driver, "open", True)
     if lost and not connection.invalidated:
         connection.invalidate()
     text = replies.said(error)

@@ -11,7 +11,7 @@ from zlib import crc32
 
 from sqlalchemy import Connection
 
-from kompensate.outbox.writer import sqlite_cursor
+from kompensate.outbox.writer import driver_cursor
 from kompensate.participants.outcome import Call, Refused, Retry
 from kompensate.participants.participant import Handler, Participant
 from kompensate.schemas.formats import PayloadFormat
@@ -65,7 +65,7 @@ class Scripted(Participant):
         return crc32(f"{self._seed}/{what}/{command_id}".encode()) % 10_000
 
     def _handle(self, contract: str, payload: Any, connection: Connection, call: Call) -> object:
-        sqlite_cursor(connection).execute(
+        driver_cursor(connection).execute(
             "INSERT INTO effect (command_id, phase, compensates, saga) VALUES (?, ?, ?, ?)",
             (call.id, call.phase, call.compensates, call.saga_id),
         )

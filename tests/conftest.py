@@ -14,6 +14,7 @@ pytest_plugins = [
     "tests.fixtures.fix_stack",
     "tests.fixtures.fix_system",
     "tests.fixtures.fix_log",
+    "tests.fixtures.fix_mariadb",
     "tests.fixtures.fix_relay",
     "tests.fixtures.fix_shell",
     "tests.fixtures.fix_workers",

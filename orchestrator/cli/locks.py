@@ -10,7 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from kompensate.orchestrator.cli.exits import EPILOG, NOT_FOUND, leave
 from kompensate.orchestrator.cli.orders import said_options
 from kompensate.orchestrator.cli.output import duration, output_option, print_json, print_jsonl, print_table, say, table
-from kompensate.outbox.locks import Held, Locks, Waiting, locks_of
+from kompensate.outbox.locks import Held, Locks, NoLocks, Waiting, locks_of
 from kompensate.participants.database import connect
 from kompensate.schemas.messages import timestamp
 
@@ -29,7 +29,7 @@ def _locks(dsn: str | None) -> Iterator[Locks]:
     try:
         with engine.begin() as connection:
             yield locks_of(connection)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, NoLocks) as error:
         raise click.ClickException(str(error)) from error
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("psycopg", "sqlite3"):

@@ -13,7 +13,9 @@ from kompensate.orchestrator.cli.output import table as table_of
 from kompensate.outbox.setup import Finding
 from kompensate.outbox.tables import OUTBOX, PUBLICATION
 
-_NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)=((?:postgres(?:ql)?(?:\+psycopg)?|sqlite)://.*)", re.DOTALL)
+_NAMED = re.compile(
+    r"([A-Za-z0-9][A-Za-z0-9._-]*)=((?:postgres(?:ql)?|mysql|mariadb|sqlite)(?:\+\w+)?://.*)", re.DOTALL
+)
 
 
 def outbox_of(text: str) -> tuple[str | None, str]:

@@ -34,7 +34,7 @@ from kompensate.outbox.main import RelaySettings, diagnose, run_relays
 @click.option(
     "--polling",
     is_flag=True,
-    help="Ask the table instead of reading PostgreSQL's log. SQLite (sqlite:///file) is polled anyway.",
+    help="Ask the table instead of reading PostgreSQL's log. MySQL, MariaDB and SQLite are polled anyway.",
 )
 @publication_option
 @table_option

@@ -13,8 +13,9 @@ from typing import Any
 
 from pybreaker import STATE_CLOSED, STATE_HALF_OPEN, STATE_OPEN, CircuitBreaker, CircuitBreakerStorage
 from sqlalchemy import Column, Connection, DateTime, Integer, MetaData, Table, Text, and_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 
+from kompensate.outbox.naming import MYSQL
 from kompensate.outbox.tables import BREAKER
 from kompensate.participants.outside.moments import epoch, moment
 from kompensate.participants.outside.options import External
@@ -166,6 +167,10 @@ class Breakers:
 
     def _make(self, contract: str) -> None:
         values = {"consumer": self._consumer, "contract": contract, "state": STATE_CLOSED, "failures": 0}
+        if self._connection.dialect.name in MYSQL:
+            unchanged = mysql.insert(_TABLE).values(values).on_duplicate_key_update(failures=_TABLE.c.failures)
+            self._connection.execute(unchanged)
+            return
         dialect: Any = sqlite if self._connection.dialect.name == "sqlite" else postgresql
         self._connection.execute(dialect.insert(_TABLE).values(values).on_conflict_do_nothing())
 

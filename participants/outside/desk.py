@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Engine, text
 
+from kompensate.outbox.naming import MYSQL
 from kompensate.participants.orders import named
 from kompensate.participants.outcome import OutsideCall, call_of
 from kompensate.participants.outside.book import Book
@@ -53,6 +54,9 @@ def database_time(connection: Connection) -> float:
     """Seconds since the epoch, by the clock that all processes of the service share."""
     if connection.dialect.name == "sqlite":
         return time.time()
+    if connection.dialect.name in MYSQL:
+        since = "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))"
+        return int(connection.execute(text(since)).scalar_one()) / 1e6
     return float(connection.execute(text("SELECT clock_timestamp()")).scalar_one().timestamp())
 
 
@@ -154,7 +158,7 @@ class Desk:
     def _transaction(self) -> Iterator[Connection]:
         """READ COMMITTED, whatever the engine's level is: who waited for a row has to see what became of it."""
         with self._engine.connect() as connection:
-            if connection.dialect.name == "postgresql":
+            if connection.dialect.name != "sqlite":
                 connection.execution_options(isolation_level="READ COMMITTED")
             with connection.begin():
                 yield connection

@@ -176,7 +176,8 @@ def test_an_engine_that_does_not_suit_is_refused(database: Engine) -> None:
     ):
         Service(async_stock, asynchronous, "nowhere:9092")  # type: ignore[arg-type]  # the mistake under test
     with pytest.raises(
-        ValueError, match=r"expected an Engine of postgresql\+psycopg, got postgresql\+psycopg of an AsyncEngine"
+        ValueError,
+        match=r"expected an Engine of postgresql\+psycopg, mysql\+pymysql or sqlite, got .* of an AsyncEngine",
     ):
         Service(async_stock, asynchronous.sync_engine, "nowhere:9092")
 

@@ -1,4 +1,4 @@
-"""What every relay does, whether it reads PostgreSQL's log or asks a table of PostgreSQL or SQLite."""
+"""What every relay does, whether it reads PostgreSQL's log or asks a table of PostgreSQL, SQLite or MariaDB."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +11,10 @@ from kompensate.outbox.errors import Undeliverable
 from kompensate.outbox.main import RelayService
 from kompensate.outbox.relay import Limits
 from tests.fixtures.outboxes import RealOutbox
-from tests.fixtures.polled_outboxes import PolledOutbox, SqliteOutbox
+from tests.fixtures.polled_outboxes import MariaOutbox, PolledOutbox, SqliteOutbox
 from tests.fixtures.waiting import wait_until
 
-KINDS = ("log", "polled", "sqlite")
+KINDS = ("log", "polled", "sqlite", "mariadb")
 
 
 @pytest.fixture(params=KINDS)
@@ -25,6 +25,8 @@ def any_outbox(
     made: RealOutbox
     if request.param == "sqlite":
         made = SqliteOutbox(SqliteOutbox.address(tmp_path), kafka, topic_prefix)
+    elif request.param == "mariadb":
+        made = MariaOutbox(request.getfixturevalue("mariadb"), kafka, topic_prefix)
     else:
         kind = PolledOutbox if request.param == "polled" else RealOutbox
         made = kind(fresh_database(), kafka, topic_prefix)

@@ -1,7 +1,6 @@
 """The polling relay: rows that commit late, positions that are of another server, and the same records."""
 
 import signal
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from kompensate.outbox.errors import Gap, Halted, Misconfigured
 from kompensate.outbox.main import RelayService
 from tests.fixtures.outbox_rows import write_strange
 from tests.fixtures.outboxes import RealOutbox, write_numbers
-from tests.fixtures.polled_outboxes import PolledOutbox, SqliteOutbox
+from tests.fixtures.polled_outboxes import MariaOutbox, PolledOutbox, SqliteOutbox
 from tests.fixtures.waiting import wait_until
 
 POINTS = ("relay.after_read", "relay.before_ack", "relay.after_ack", "relay.after_confirm")
@@ -32,6 +31,14 @@ def outbox(postgres: str, kafka: str, topic_prefix: str) -> Iterator[PolledOutbo
 def lite(kafka: str, topic_prefix: str, tmp_path: Path) -> Iterator[SqliteOutbox]:
     """An empty outbox in SQLite."""
     made = SqliteOutbox(SqliteOutbox.address(tmp_path), kafka, f"{topic_prefix}lite.")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def maria(mariadb: str, kafka: str, topic_prefix: str) -> Iterator[MariaOutbox]:
+    """An empty outbox in MariaDB."""
+    made = MariaOutbox(mariadb, kafka, f"{topic_prefix}maria.")
     yield made
     made.close()
 
@@ -98,8 +105,12 @@ def test_polling_makes_the_same_records_as_the_log(outbox: PolledOutbox) -> None
         assert ours == theirs
 
 
-def test_sqlite_makes_the_same_records(outbox: PolledOutbox, lite: SqliteOutbox) -> None:
-    """The same rows in SQLite become the same records as in PostgreSQL."""
+@pytest.mark.parametrize("kind", ["lite", "maria"])
+def test_another_database_makes_the_same_records(
+    outbox: PolledOutbox, request: pytest.FixtureRequest, kind: str
+) -> None:
+    """The same rows in SQLite or MariaDB become the same records as in PostgreSQL."""
+    other: RealOutbox = request.getfixturevalue(kind)
     write_strange(outbox)
     with outbox.streaming():
         wait_until("the records", lambda: len(outbox.payloads()) == 11)
@@ -110,12 +121,11 @@ def test_sqlite_makes_the_same_records(outbox: PolledOutbox, lite: SqliteOutbox)
     columns = ", ".join(f'"{name}"' for name in names)
     as_text = columns.replace('"id"', "id::text")
     rows = outbox.sql(f"SELECT {as_text} FROM outbox ORDER BY xid, ctid")
-    with sqlite3.connect(lite.file) as connection:
-        marks = ", ".join("?" * len(names))
-        connection.executemany(f"INSERT INTO outbox ({columns}) VALUES ({marks})", rows)
-    connection.close()
-    with RelayService(lite.settings()):
-        wait_until("SQLite's records", lambda: len(outbox.payloads()) == 22)
+    sql = f"INSERT INTO outbox ({columns}) VALUES ({', '.join('?' * len(names))})"
+    for row in rows:
+        other.sql(sql if kind == "lite" else sql.replace('"', "`").replace("?", "%s"), *row)
+    with RelayService(other.settings()):
+        wait_until("the other's records", lambda: len(outbox.payloads()) == 22)
 
     records = outbox.records()
     for partition in range(3):
@@ -125,7 +135,7 @@ def test_sqlite_makes_the_same_records(outbox: PolledOutbox, lite: SqliteOutbox)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
-@pytest.mark.parametrize("kind", ["outbox", "lite"])
+@pytest.mark.parametrize("kind", ["outbox", "lite", "maria"])
 def test_a_polling_relay_killed_at_any_point_loses_nothing(
     request: pytest.FixtureRequest, kind: str, point: str
 ) -> None:
@@ -160,11 +170,15 @@ def test_one_transaction_with_more_rows_than_are_read_at_once(outbox: PolledOutb
 
 
 @pytest.mark.slow
-def test_a_standby_takes_over_from_a_paused_polling_relay(outbox: PolledOutbox, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["outbox", "maria"])
+def test_a_standby_takes_over_from_a_paused_polling_relay(
+    request: pytest.FixtureRequest, kind: str, tmp_path: Path
+) -> None:
     """The server ends a session that says nothing, and with it the lock."""
+    outbox: RealOutbox = request.getfixturevalue(kind)
     log = tmp_path / "first.log"
     with outbox.relay(log=log) as first:
-        wait_until("the first polls", lambda: "polls its table" in log.read_text())
+        wait_until("the first polls", lambda: "polls its table" in log.read_text(), 60)
         with RelayService(outbox.settings()) as second:
             wait_until("the second stands by", lambda: second.state == "standby")
             written = write_numbers(outbox, 0, 500)
@@ -206,8 +220,8 @@ def halted(outbox: RealOutbox, **changed: object) -> Halted:
 def test_a_wrong_setup_is_named(outbox: PolledOutbox, lite: SqliteOutbox, tmp_path: Path) -> None:
     """Each mistake has its sentence; none is retried for ever."""
     assert "SQLite's file" in str(halted(lite, dsn=f"sqlite:///{tmp_path}/none.db"))
-    with pytest.raises(ValueError, match="expected one of PostgreSQL, or of SQLite to be polled, got mysql://"):
-        RelayService(lite.settings(dsn="mysql://h/d", polling=True))
+    with pytest.raises(ValueError, match=r"expected postgresql://, mysql://, mariadb:// or sqlite://, got oracle://"):
+        RelayService(lite.settings(dsn="oracle://h/d", polling=True))
     assert "expected a URL" in str(halted(outbox, dsn="host=127.0.0.1 dbname=x"))
     lite.sql("ALTER TABLE outbox RENAME TO o")
     assert "no such table: outbox" in str(halted(lite))

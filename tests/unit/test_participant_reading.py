@@ -55,6 +55,8 @@ def test_a_compensation_of_itself_is_refused() -> None:
         {"ce_id": None},
         {"ce_id": b""},
         {"ce_id": b"a\x00b"},
+        {"ce_id": b"a" * 513},
+        {"ce_id": b"a "},
         {"ce_correlationid": None},
         {"ce_replyto": b"\xff"},
         {"ce_replypartition": b"-1"},
