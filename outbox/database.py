@@ -13,11 +13,12 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from kompensate.outbox.checkpoint import MAKE_CHECKPOINTS, Checkpoint, Holder, SlotState
-from kompensate.outbox.errors import Disconnected, Misconfigured, SlotInUse, refused
+from kompensate.outbox.checkpoint import MAKE_CHECKPOINTS, REMEDY, Checkpoint, Holder, SlotState
+from kompensate.outbox.errors import Disconnected, Gap, Misconfigured, SlotInUse, refused
 from kompensate.outbox.health import SlotStanding
 from kompensate.outbox.naming import Names, plain_dsn
 from kompensate.outbox.pgoutput import lsn_number, lsn_text
+from kompensate.outbox.publication import UNCHANGED
 from kompensate.outbox.records import REQUIRED, Mapping
 from kompensate.outbox.setup import columns, needed
 
@@ -209,27 +210,42 @@ class Database:
 
     def forget(self, holder: Holder) -> None:
         """Note that nothing is known to be published: from here on a crash leads to publishing again."""
-        self._note(holder, 0, sql.SQL("EXCLUDED.confirmed_lsn"))
+        # All that is in the table is published after this: what the publication was before does not matter.
+        self._note(holder, 0, sql.SQL("EXCLUDED.confirmed_lsn"), sql.SQL("true"))
 
     def note(self, holder: Holder, lsn: int) -> None:
-        """Note that everything up to `lsn` is published. Raises Disconnected where the slot is another's by now."""
-        self._note(holder, lsn, sql.SQL("greatest(t.confirmed_lsn, EXCLUDED.confirmed_lsn)"))
+        """Note that everything up to `lsn` is published.
 
-    def _note(self, holder: Holder, lsn: int, value: sql.SQL) -> None:
+        Raises Disconnected where the slot is another's by now, Gap where the publication was changed.
+        """
+        self._note(holder, lsn, sql.SQL("greatest(t.confirmed_lsn, EXCLUDED.confirmed_lsn)"), self._unchanged)
+
+    def _note(self, holder: Holder, lsn: int, value: sql.SQL, condition: sql.Composable) -> None:
         # A relay that slept while another took over must not write over what that one noted: it has to hold the slot.
         statement = sql.SQL(
             "INSERT INTO {} AS t (slot, system_id, confirmed_lsn) SELECT slot_name, %s, %s FROM pg_replication_slots"
-            " WHERE slot_name = %s AND active_pid = %s ON CONFLICT (slot) DO UPDATE"
+            " WHERE slot_name = %s AND active_pid = %s AND {} ON CONFLICT (slot) DO UPDATE"
             " SET system_id = EXCLUDED.system_id, confirmed_lsn = {}, updated_at = now()"
-        ).format(self._checkpoints, value)
+        ).format(self._checkpoints, condition, value)
         slot = self._names.slot
         with reacting():
             noted = self._connection.execute(statement, [holder.system_id, lsn_text(lsn), slot, holder.pid]).rowcount
+            held = noted or self.ask("SELECT FROM pg_replication_slots WHERE active_pid = %s", [holder.pid])
+        if held and not noted:
+            raise Gap(
+                f"publication {self._names.publication}: expected it unchanged since {slot} was last confirmed, got it "
+                f"missing, altered or made again: rows committed meanwhile may have been left out. {REMEDY}"
+            )
         if not noted:
             raise Disconnected(
                 f"slot {slot}: expected it held by this relay (server process {holder.pid}), got it let go or taken "
                 f"over: {lsn_text(lsn)} is not noted"
             )
+
+    @property
+    def _unchanged(self) -> sql.Composed:
+        slot, publication = sql.Literal(self._names.slot), sql.Literal(self._names.publication)
+        return sql.SQL(UNCHANGED).format(checkpoints=self._checkpoints, slot=slot, publication=publication)
 
     def rows(self) -> tuple[Mapping, Generator[Sequence[bytes | None], None, None]]:
         """Every row of the outbox, in the order of their transactions and of insertion within one, streamed."""
