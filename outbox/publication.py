@@ -3,7 +3,7 @@
 PostgreSQL decodes every transaction with the publication that stood when it committed. From version 18 on a publication
 that is missing there is passed over without an error; one that did not publish inserts, or filtered them, always was.
 So rows that are committed between a change and its repair never come, and nothing in the stream says so. Therefore
-no position is noted, nor confirmed, behind a change: the relay stops with a Gap, and a resync publishes the table's rows.
+no position is noted, nor confirmed, behind a change: the relay stops with a Gap, and a resync publishes the table.
 
 The version of a catalog's row is the transaction that wrote it, and so is that of the note: the younger one came later.
 `age()` of a number from more than two billion transactions ago is negative; such a row is old.

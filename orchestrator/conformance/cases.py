@@ -53,11 +53,13 @@ def _done(talk: Talk) -> None:
 
 @_case("refused", "refused")
 def _refused(talk: Talk) -> None:
-    """A refused command leaves nothing behind, and is refused again when it comes again."""
+    """A refused command leaves nothing behind, and is refused again when it comes again, from what is stored."""
     command = talk.command("refused")
     talk.send(command)
     talk.expect_outcome(command, "refused")
-    talk.send(command)
+    # After its time, too: who forgot the refusal would say that it has expired. Asked once more, the business says no
+    # again, here, and elsewhere perhaps yes, to a saga that has gone back.
+    talk.send(command, replace(command, expires_at=_now_ms() - HOUR_MS))
     talk.expect_outcome(command, "refused")
     talk.expect_alike(command)
     talk.expect_effects(0)
@@ -327,6 +329,7 @@ def _is_dead(talk: Talk, command: Command) -> None:
     talk.expect_effects(0)
     letter = _check_letter(talk, record)
     talk.expect("ce_id of the dead letter", command.id, header(letter, "ce_id"))
+    talk.expect(f"{letters.ANSWERED} of the dead letter", "failed", header(letter, letters.ANSWERED))
 
 
 def _goes_on(talk: Talk, partition: int) -> None:
