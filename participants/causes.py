@@ -7,6 +7,9 @@ from sqlalchemy import Connection
 # SQLSTATEs after which the same transaction may well succeed: serialization failure, deadlock.
 _CONTENDED = ("40001", "40P01")
 
+# "Syntax Error or Access Rule Violation": a table, column or right is missing, whatever the values are.
+_STATEMENT = "42"
+
 
 def raise_if_whole(error: Exception, connection: Connection) -> None:
     """Raise what undoes the whole transaction, not the handler alone: contention, a lost connection, a COMMIT."""
@@ -21,6 +24,11 @@ def raise_if_whole(error: Exception, connection: Connection) -> None:
 def contended(error: BaseException) -> bool:
     """Whether it came of others that did the same, at the same time."""
     return any(_is_contended(cause) for cause in _causes(error))
+
+
+def of_tables(error: BaseException) -> bool:
+    """Whether it is the fault of the tables that a statement names, or of the role's rights, and of no value in it."""
+    return any((_sqlstate(cause) or "").startswith(_STATEMENT) for cause in _causes(error))
 
 
 def _is_contended(cause: BaseException) -> bool:

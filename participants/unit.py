@@ -9,13 +9,14 @@ claim that waited for another one must see what that one answered.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine
 
 from kompensate.participants import replies
 from kompensate.participants.calling import Caller, check_suits
-from kompensate.participants.causes import contended
+from kompensate.participants.causes import contended, of_tables
 from kompensate.participants.group import Group
 from kompensate.participants.orders import Bury, Later, Order, Result
 from kompensate.participants.outside.desk import Desk
@@ -28,7 +29,7 @@ from kompensate.schemas.payloads import check_type
 
 
 class Unreachable(Exception):
-    """The database does not answer: wait, then the same group again. Nothing was done."""
+    """The database does not answer, or its tables are not ours: wait, then the same group again. Nothing was done."""
 
 
 class Undone(Exception):
@@ -98,11 +99,13 @@ class Unit:
                     intake = self._desk.intake(connection) if self._desk is not None else None
                     now_ms = round(self._clock() * 1000)
                     group = Group(self._participant, connection, self._caller, now_ms, intake)
-                    group.claim(orders)
+                    with _our_tables():
+                        group.claim(orders)
                     claimed = True
                     fault("participant.after_claim")
                     results = self._handle_each(group, orders)
-                    group.settle()
+                    with _our_tables():
+                        group.settle()
                     dead = [(n, r) for n, r in enumerate(results) if not isinstance(r, Later) and r.dead]
                     if dead:
                         bury(dead)
@@ -126,9 +129,26 @@ class Unit:
         return results + [left] * (len(orders) - len(results))
 
 
+@contextmanager
+def _our_tables() -> Iterator[None]:
+    """Raises Unreachable where inbox or outbox are not what they should be: no command is to blame, a person mends it.
+
+    Were it Undone, every command that came meanwhile would end as a dead letter.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not of_tables(error):
+            raise
+        raise Unreachable(
+            "inbox and outbox: expected the tables of kompensate/outbox/schema.sql and the right to write them, got: "
+            f"{replies.said(error)}"
+        ) from error
+
+
 def _reaction(error: Exception, connection: Connection, claimed: bool) -> Exception:
     """What the runner is to do about an error that ended the transaction."""
-    if isinstance(error, Unburied):
+    if isinstance(error, Unburied | Unreachable):
         return error
     driver = None if connection.invalidated else connection.connection.driver_connection
     lost = connection.invalidated or bool(getattr(driver, "closed", False))
