@@ -299,13 +299,14 @@ def _unknown_headers(talk: Talk) -> None:
 
 @_case("ordering-key")
 def _ordering_key(talk: Talk) -> None:
-    """A command's key may be another than its saga's id; that of the answer is the saga's id all the same."""
-    command = talk.command()
-    talk.send_records([(command, talk.record(command)._replace(key=b"customer-7"))])
-    talk.expect_outcome(command, "done")
-    for answer in talk.answers(command):
-        talk.expect("key of the answer", command.saga_id.encode(), answer.key)
-    talk.expect_effects(1)
+    """A command's key may be another than its saga's id, or none; that of the answer is the saga's id all the same."""
+    for saga, key in enumerate((b"customer-7", None)):
+        command = talk.command(saga=saga)
+        talk.send_records([(command, talk.record(command)._replace(key=key))])
+        talk.expect_outcome(command, "done")
+        for answer in talk.answers(command):
+            talk.expect("key of the answer", command.saga_id.encode(), answer.key)
+        talk.expect_effects(1, saga=saga)
 
 
 @_case("aborted-command")

@@ -12,6 +12,7 @@ from kompensate.outbox import database
 from kompensate.outbox.errors import Gap, Misconfigured
 from kompensate.outbox.main import RelayService
 from tests.fixtures.outboxes import RealOutbox, write_numbers
+from tests.fixtures.topics import ServiceTopics
 from tests.fixtures.waiting import wait_until
 
 
@@ -84,6 +85,36 @@ def test_a_column_that_no_record_can_do_without_stops_it(outbox: RealOutbox) -> 
     with pytest.raises(Misconfigured, match="got none named payload"):
         service.stop()
     assert outbox.payloads() == []
+
+
+@pytest.mark.parametrize(
+    ("topic", "key", "partition", "reason"),
+    [("replies", "k", None, "partition"), (None, "k", 0, "topic"), ("replies", None, 0, "")],
+    ids=["no partition", "no topic", "no key"],
+)
+def test_a_row_that_does_not_say_where_it_goes(
+    outbox: RealOutbox, topic: str | None, key: str | None, partition: int | None, reason: str
+) -> None:
+    """The table refuses it. Where somebody took NOT NULL away it is a dead letter, others go on; a key it may lack."""
+    row = (topic and outbox.replies, key, partition)
+    insert = (
+        "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, partition)"
+        " VALUES (gen_random_uuid(), %s, %s, 'x', '1', %s)"
+    )
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        outbox.sql(insert, *row)
+    for column in ("aggregatetype", "aggregateid", "partition"):
+        outbox.sql(f"ALTER TABLE outbox ALTER COLUMN {column} DROP NOT NULL")
+    with outbox.streaming():
+        outbox.sql(insert, *row)
+        outbox.write([("order-1", b"2")])
+        outbox.arrived([b"2"] if reason else [b"1", b"2"])
+        outbox.settle()
+
+    if reason:
+        [letter] = ServiceTopics(outbox.bootstrap, outbox.prefix, "shop").dead_letters(1)
+        assert letter.value() == b"1"
+        assert reason in str(dict(letter.headers() or [])["q_reason"])
 
 
 MAKE = (
