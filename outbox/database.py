@@ -15,11 +15,12 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from kompensate.outbox import answers
 from kompensate.outbox.answers import expect_answers
-from kompensate.outbox.checkpoint import MAKE_CHECKPOINTS, Checkpoint, Holder, SlotState
-from kompensate.outbox.errors import Disconnected, Misconfigured, SlotInUse, refused, with_advice
+from kompensate.outbox.checkpoint import MAKE_CHECKPOINTS, REMEDY, Checkpoint, Holder, SlotState
+from kompensate.outbox.errors import Disconnected, Gap, Misconfigured, SlotInUse, refused, with_advice
 from kompensate.outbox.health import SlotStanding
 from kompensate.outbox.naming import Names, plain_dsn
 from kompensate.outbox.pgoutput import lsn_number, lsn_text
+from kompensate.outbox.publication import UNCHANGED
 from kompensate.outbox.records import REQUIRED, Mapping
 from kompensate.outbox.setup import columns, needed
 
@@ -235,36 +236,53 @@ class Database:
 
     def forget(self, holder: Holder) -> None:
         """Note that nothing is known to be published: from here on a crash leads to publishing again."""
-        self._note(holder, 0, None, sql.SQL("EXCLUDED.confirmed_lsn, EXCLUDED.below"))
+        # All that is in the table is published after this: what the publication was before does not matter.
+        self._note(holder, 0, None, sql.SQL("EXCLUDED.confirmed_lsn, EXCLUDED.below"), sql.SQL("true"))
 
     def note(self, holder: Holder, lsn: int) -> None:
-        """Note that everything up to `lsn` is published. Raises Disconnected where the slot is another's by now."""
+        """Note that everything up to `lsn` is published.
+
+        Raises Disconnected where the slot is another's by now, Gap where the publication was changed.
+        """
         # What had ended when the log stood at a place is published once all up to that place is.
         below = self._passed[1] if self._passed is not None and self._passed[0] <= lsn else None
         kept = sql.SQL("greatest(t.confirmed_lsn, EXCLUDED.confirmed_lsn), coalesce(EXCLUDED.below, t.below)")
-        place = self._note(holder, lsn, below, kept)
+        place = self._note(holder, lsn, below, kept, self._unchanged)
         if self._passed is None or below is not None:
             self._passed = place
 
-    def _note(self, holder: Holder, lsn: int, below: int | None, values: sql.SQL) -> tuple[int, int]:
+    def _note(
+        self, holder: Holder, lsn: int, below: int | None, values: sql.SQL, condition: sql.Composable
+    ) -> tuple[int, int]:
         """Returns where the log stands, and below which number every transaction had ended before that."""
         # A relay that slept while another took over must not write over what that one noted: it has to hold the slot.
         statement = sql.SQL(
             "INSERT INTO {} AS t (slot, system_id, confirmed_lsn, below) SELECT slot_name, %s, %s, %s::text::xid8"
-            " FROM pg_replication_slots WHERE slot_name = %s AND active_pid = %s ON CONFLICT (slot) DO UPDATE"
+            " FROM pg_replication_slots WHERE slot_name = %s AND active_pid = %s AND {} ON CONFLICT (slot) DO UPDATE"
             " SET system_id = EXCLUDED.system_id, (confirmed_lsn, below) = ROW({}), updated_at = now()"
             " RETURNING (pg_current_wal_insert_lsn() - '0/0')::bigint,"
             " pg_snapshot_xmin(pg_current_snapshot())::text::bigint"
-        ).format(self._checkpoints, values)
+        ).format(self._checkpoints, condition, values)
         slot, system_id = self._names.slot, holder.server.system_id
         with reacting():
             noted = self._connection.execute(statement, [system_id, lsn_text(lsn), below, slot, holder.pid]).fetchone()
+            held = noted or self.ask("SELECT FROM pg_replication_slots WHERE active_pid = %s", [holder.pid])
+        if held and noted is None:
+            raise Gap(
+                f"publication {self._names.publication}: expected it unchanged since {slot} was last confirmed, got it "
+                f"missing, altered or made again: rows committed meanwhile may have been left out. {REMEDY}"
+            )
         if noted is None:
             raise Disconnected(
                 f"slot {slot}: expected it held by this relay (server process {holder.pid}), got it let go or taken "
                 f"over: {lsn_text(lsn)} is not noted"
             )
         return noted[0], noted[1]
+
+    @property
+    def _unchanged(self) -> sql.Composed:
+        slot, publication = sql.Literal(self._names.slot), sql.Literal(self._names.publication)
+        return sql.SQL(UNCHANGED).format(checkpoints=self._checkpoints, slot=slot, publication=publication)
 
     def rows(self, below: int | None) -> tuple[Mapping, Generator[Sequence[bytes | None], None, None]]:
         """Every row of the outbox, in the order of their transactions and of insertion within one, streamed.

@@ -5,7 +5,7 @@ without; both make Findings.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from kompensate.outbox.checkpoint import Checkpoint
 from kompensate.outbox.naming import Names
@@ -247,7 +247,7 @@ def _partitions(ask: Ask, names: Names, subject: str) -> Iterator[Finding]:
         remedy = "make it by kompensate/outbox/schema.sql, else old rows have to be deleted one by one"
         yield finding("advice", "table.partitions", subject, "partitions by day", "none", remedy)
         return
-    today = datetime.now(UTC).date()
+    [(today,)] = ask("SELECT (now() AT TIME ZONE 'UTC')::date", ())
     wanted = [f"{names.table}_{day:%Y%m%d}" for day in (today, today + timedelta(days=1))]
     there = ask("SELECT name FROM unnest(%s::text[]) name WHERE to_regclass(quote_ident(name)) IS NOT NULL", [wanted])
     missing = [name for name in wanted if (name,) not in there]

@@ -41,7 +41,7 @@ class Misconfigured(Halted):
 
 
 class Gap(Halted):
-    """The slot does not stand where this relay left it, so committed rows may never have been published."""
+    """Slot or publication are not as this relay left them, so committed rows may never have been published."""
 
 
 class Undeliverable(Halted):

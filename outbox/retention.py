@@ -7,12 +7,12 @@ restart only makes it take one round longer.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
 from sqlalchemy import Connection, TextClause, text
 
 from kompensate.outbox.naming import MYSQL
-from kompensate.outbox.tables import IDEMPOTENCY, INBOX, OUTBOX
+from kompensate.outbox.tables import IDEMPOTENCY, INBOX, OUTBOX, database_day
 
 INBOX_ROWS_MAX = 5_000
 """Inbox rows deleted in one transaction: some 20 ms, for which its commands wait."""
@@ -40,7 +40,7 @@ class Retention:
         """The outbox's day tables that every reader has passed, the oldest first; others are noted for next time."""
         if connection.dialect.name != "postgresql":
             return []  # there the relay deletes what it has sent
-        last = (today or datetime.now(UTC).date()) - self._outbox_days
+        last = (today or database_day(connection)) - self._outbox_days
         old = [name for name in _days(connection) if name <= f"{OUTBOX}_{last:%Y%m%d}"]
         slots, slot_passed = connection.execute(_SLOTS).one()
         readable = connection.execute(_POLLED_READABLE).scalar_one()

@@ -104,6 +104,7 @@ CREATE TABLE IF NOT EXISTS idempotency (
     tries            integer NOT NULL DEFAULT 0,  -- calls begun
     asks             integer NOT NULL DEFAULT 0,  -- queries begun
     doubt            boolean NOT NULL DEFAULT false,  -- one of the calls came to no definite end
+    buried           boolean NOT NULL DEFAULT false,  -- it was unknown before, and is a dead letter
     spent            double precision NOT NULL DEFAULT 0,  -- seconds of the budget
     called_at        timestamptz,                 -- when the key went out first
     progress         text,                        -- what the handler said last, JSON

@@ -27,7 +27,8 @@ CREATE TABLE IF NOT EXISTS idempotency (
     consumer text NOT NULL, command_id text NOT NULL, request_hash text NOT NULL,
     status text NOT NULL CHECK (status IN ('kept', 'called', 'asked', 'unknown', 'closed')),
     contract text NOT NULL, waits_for text, tries integer NOT NULL DEFAULT 0, asks integer NOT NULL DEFAULT 0,
-    doubt boolean NOT NULL DEFAULT false, spent real NOT NULL DEFAULT 0, called_at text, progress text, reason text,
+    doubt boolean NOT NULL DEFAULT false, buried boolean NOT NULL DEFAULT false,
+    spent real NOT NULL DEFAULT 0, called_at text, progress text, reason text,
     record_topic text, record_partition integer, record_offset integer, record_key blob, record_value blob,
     record_headers text, created_at text NOT NULL DEFAULT CURRENT_TIMESTAMP, PRIMARY KEY (consumer, command_id)
 );

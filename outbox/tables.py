@@ -6,7 +6,7 @@ migration tool. Whoever carries rows to Kafka, our relay or Debezium, makes a re
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from importlib.resources import files
 
 from sqlalchemy import Connection, inspect, text
@@ -127,7 +127,7 @@ def ensure_partitions(connection: Connection, today: date | None = None) -> list
     """
     if connection.dialect.name != "postgresql":
         return []
-    first = today or datetime.now(UTC).date()
+    first = today or database_day(connection)
     made = []
     for day in (first + timedelta(days=n) for n in range(DAYS_AHEAD + 1)):
         name = f"{OUTBOX}_{day:%Y%m%d}"
@@ -137,6 +137,13 @@ def ensure_partitions(connection: Connection, today: date | None = None) -> list
         if _add_partition(connection, name, day):
             made.append(name)
     return made
+
+
+def database_day(connection: Connection) -> date:
+    """Today (UTC) by the clock that dates the rows: the service's own may differ."""
+    found = connection.execute(text("SELECT (now() AT TIME ZONE 'UTC')::date")).scalar_one()
+    assert isinstance(found, date)
+    return found
 
 
 def _add_partition(connection: Connection, name: str, day: date) -> bool:

@@ -11,6 +11,9 @@ _READ_ONLY = "25006"
 # The same in MySQL, whose driver keeps numbers: no lock in time, a deadlock, a row that another changed (MariaDB).
 _CONTENDED_MYSQL = (1205, 1213, 1020)
 
+# "Syntax Error or Access Rule Violation": a table, column or right is missing, whatever the values are.
+_STATEMENT = "42"
+
 
 def raise_if_whole(error: Exception, connection: Connection) -> None:
     """Raise what undoes the whole transaction, not the handler alone: contention, a lost connection, a COMMIT."""
@@ -30,6 +33,11 @@ def contended(error: BaseException) -> bool:
 def takes_no_writes(error: BaseException) -> bool:
     """Whether the server is one that nobody may write to: another one may be, or this one when it is promoted."""
     return any(_sqlstate(cause) == _READ_ONLY for cause in _causes(error))
+
+
+def of_tables(error: BaseException) -> bool:
+    """Whether it is the fault of the tables that a statement names, or of the role's rights, and of no value in it."""
+    return any((_sqlstate(cause) or "").startswith(_STATEMENT) for cause in _causes(error))
 
 
 def _is_contended(cause: BaseException) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine
 
 from kompensate.participants import replies
 from kompensate.participants.calling import Caller, check_suits
-from kompensate.participants.causes import contended, takes_no_writes
+from kompensate.participants.causes import contended, of_tables, takes_no_writes
 from kompensate.participants.group import Group
 from kompensate.participants.orders import Bury, Later, Order, Result
 from kompensate.participants.outside.desk import Desk
@@ -30,7 +30,7 @@ from kompensate.schemas.payloads import check_type
 
 
 class Unreachable(Exception):
-    """The database does not answer, or not for good: wait, then the same group again, as often as it takes.
+    """The database does not answer, or not for good, or its tables are not ours: wait, then the same group again.
 
     Nothing was done, or what was done may vanish when the server fails over: the inbox will tell.
     """
@@ -103,11 +103,13 @@ class Unit:
                     intake = self._desk.intake(connection) if self._desk is not None else None
                     now_ms = round(self._clock() * 1000)
                     group = Group(self._participant, connection, self._caller, now_ms, intake)
-                    group.claim(orders)
+                    with _our_tables():
+                        group.claim(orders)
                     claimed = True
                     fault("participant.after_claim")
                     results = self._handle_each(group, orders)
-                    group.settle()
+                    with _our_tables():
+                        group.settle()
                     dead = [(n, r) for n, r in enumerate(results) if not isinstance(r, Later) and r.dead]
                     if dead:
                         bury(dead)
@@ -156,6 +158,23 @@ def _kept_for_good(connection: Connection) -> Iterator[None]:
         driver.remove_notice_handler(notice)
     if doubts:
         raise Unreachable(f"the commit is on this server alone: {doubts[0]}")
+
+
+@contextmanager
+def _our_tables() -> Iterator[None]:
+    """Raises Unreachable where inbox or outbox are not what they should be: no command is to blame, a person mends it.
+
+    Were it Undone, every command that came meanwhile would end as a dead letter.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not of_tables(error):
+            raise
+        raise Unreachable(
+            "inbox and outbox: expected the tables of kompensate/outbox/schema.sql and the right to write them, got: "
+            f"{replies.said(error)}"
+        ) from error
 
 
 def _reaction(error: Exception, connection: Connection, claimed: bool) -> Exception:

@@ -18,6 +18,8 @@ from kompensate.compose.local.errors import StackError
 from kompensate.compose.local.java import find_java, java_command
 
 HERE = Path(__file__).parent
+JAVA_SOURCE = HERE / "java" / "Payments.java"
+GO_MODULE = HERE / "go"
 CLASS_PATH = "java-participant"
 BUILD_SECONDS_MAX = 300
 
@@ -31,24 +33,34 @@ class Unavailable(StackError):
 
 def java(directory: Path) -> Start:
     """Compile the payments service into `directory`. Raises StackError."""
+    compile_java(directory, [JAVA_SOURCE])
+    return java_program(directory, "Payments")
+
+
+def compile_java(directory: Path, sources: Sequence[Path]) -> None:
+    """Compile `sources` into `directory`, with the libraries of the payments service. Raises StackError."""
     jars.fetch(CLASS_PATH)
     libraries = jars.class_path(CLASS_PATH)
     compiler = ("-cp", libraries, "org.eclipse.jdt.internal.compiler.batch.Main", "-17", "-nowarn", "-proc:none")
-    _build((find_java().path, *compiler, "-cp", libraries, "-d", str(directory), str(HERE / "java" / "Payments.java")))
-    words = java_command(f"{directory}:{libraries}", "128m", "quick", {}, train=False)
-    return lambda dsn: [*words, "Payments", _jdbc(dsn)]
+    _build((find_java().path, *compiler, "-cp", libraries, "-d", str(directory), *map(str, sources)))
 
 
-def go(directory: Path) -> Start:
+def java_program(directory: Path, name: str) -> Start:
+    """The class `name` that was compiled into `directory`."""
+    words = java_command(f"{directory}:{jars.class_path(CLASS_PATH)}", "128m", "quick", {}, train=False)
+    return lambda dsn: [*words, name, _jdbc(dsn)]
+
+
+def go(directory: Path, module: Path = GO_MODULE) -> Start:
     """Compile the inventory service into `directory`. Raises Unavailable, StackError."""
     if shutil.which("go") is None:
         raise Unavailable("expected `go` on the path, got none: see https://go.dev/dl")
     try:
-        _build(("go", "mod", "download"), HERE / "go")
+        _build(("go", "mod", "download"), module)
     except StackError as error:
         raise Unavailable(str(error)) from error
     program = directory / "inventory"
-    _build(("go", "build", "-o", str(program), "."), HERE / "go")
+    _build(("go", "build", "-o", str(program), "."), module)
     return lambda dsn: [str(program), dsn]
 
 

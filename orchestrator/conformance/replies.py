@@ -10,17 +10,22 @@ from kompensate.orchestrator.conformance.talk import Finding
 from kompensate.orchestrator.ports import Record
 from kompensate.schemas.messages import SPEC_VERSION, BadMessage, Command, Headers, Reply
 
+SOURCE = "kompensate:"
+
 
 def faults(record: Record, command: Command | None) -> list[Finding]:
     """What is wrong with a reply to `command`; None: it names no command that was sent."""
     try:
         reply = Reply.parse(record.headers, record.value)
         headers = Headers(record.headers)
-        own_id, version, kind = (headers.optional(name) for name in ("ce_id", "ce_specversion", "content-type"))
+        own_id, version, kind, source = (
+            headers.optional(name) for name in ("ce_id", "ce_specversion", "content-type", "ce_source")
+        )
     except BadMessage as error:
         return [Finding("headers of a reply", "those of docs/guides/wire.md", str(error))]
     found = [
         _differs("ce_specversion", SPEC_VERSION, version),
+        None if (source or "").startswith(SOURCE) else Finding("ce_source of a reply", f"{SOURCE}SERVICE", str(source)),
         _differs("ce_id", "the row's id", "the row's id" if own_id else "none"),
         _differs("content-type", "that of the payload", "that of the payload" if kind else "none"),
     ]

@@ -51,7 +51,7 @@ _KEPT = Table(
     *(Column(name, Integer) for name in ("tries", "asks", "record_partition", "record_offset")),
     *(Column(name, Text) for name in ("progress", "reason", "record_topic", "record_headers")),
     *(Column(name, LargeBinary) for name in ("record_key", "record_value")),
-    Column("doubt", Boolean),
+    *(Column(name, Boolean) for name in ("doubt", "buried")),
     Column("spent", Double),
     Column("called_at", DateTime(timezone=True)),
 )
@@ -63,7 +63,10 @@ _NO_RECORD = dict.fromkeys(
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One outside command as the database has it. `called_at` is in seconds since the epoch, `spent` in seconds."""
+    """One outside command as the database has it. `called_at` is in seconds since the epoch, `spent` in seconds.
+
+    `buried`: its record is a dead letter already.
+    """
 
     command_id: str
     state: str
@@ -73,6 +76,7 @@ class Kept:
     tries: int
     asks: int
     doubt: bool
+    buried: bool
     spent: float
     called_at: float | None
     progress: str | None
@@ -262,6 +266,7 @@ def _kept(row: Any) -> Kept:
         tries=row.tries,
         asks=row.asks,
         doubt=row.doubt,
+        buried=row.buried,
         spent=row.spent,
         called_at=epoch(row.called_at),
         progress=row.progress,

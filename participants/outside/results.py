@@ -9,6 +9,7 @@ That it was done is an answer whoever holds the command by now. A no is one of i
 older one that said no, a provider which does not remember refusals may have done it. Only its holder says what is next.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,8 @@ from kompensate.participants.ports import DeadLetter
 from kompensate.participants.replies import Answer
 from kompensate.schemas.faults import fault
 from kompensate.schemas.payloads import BadPayload
+
+log = logging.getLogger("kompensate.participants")
 
 Bury = Callable[[Sequence[DeadLetter]], None]
 
@@ -140,11 +143,17 @@ class Results:
 
 
 def give_up(book: Book, kept: Kept, reason: str, bury: Bury) -> None:
-    """Nobody can tell what became of it: a dead letter, no answer, and nobody takes it up again."""
+    """Nobody can tell what became of it: a dead letter, no answer, and nobody takes it up again.
+
+    One letter, however often it is asked about: a later round that cannot tell either says so in the log and the list.
+    """
     text = f"outcome unknown after {kept.tries} calls and {kept.asks} queries: {reason}; the step stays in doubt"
-    book.rest(kept.command_id, None, status="unknown", reason=text)
-    if kept.record is not None and kept.status != "unknown":
+    if kept.buried:
+        text = f"asked again, {text}"
+        log.error("command %s: %s; its dead letter stands", kept.command_id, text)
+    elif kept.record is not None and kept.status != "unknown":
         bury([DeadLetter(kept.record, text)])
+    book.rest(kept.command_id, None, status="unknown", reason=text, buried=True)
 
 
 def reason_of(end: Ended) -> str:

@@ -1,14 +1,18 @@
 """A relay at work while somebody changes the database under it: nothing is lost, and what cannot go on says why."""
 
 import secrets
+from contextlib import AbstractContextManager
 from random import Random
+from unittest.mock import patch
 
 import psycopg
 import pytest
 
+from kompensate.outbox import database
 from kompensate.outbox.errors import Gap, Misconfigured
 from kompensate.outbox.main import RelayService
 from tests.fixtures.outboxes import RealOutbox, write_numbers
+from tests.fixtures.topics import ServiceTopics
 from tests.fixtures.waiting import wait_until
 
 
@@ -96,6 +100,115 @@ def test_a_column_that_no_record_can_do_without_stops_it(outbox: RealOutbox) -> 
     with pytest.raises(Misconfigured, match="got none named payload"):
         service.stop()
     assert outbox.payloads() == []
+
+
+@pytest.mark.parametrize(
+    ("topic", "key", "partition", "reason"),
+    [("replies", "k", None, "partition"), (None, "k", 0, "topic"), ("replies", None, 0, "")],
+    ids=["no partition", "no topic", "no key"],
+)
+def test_a_row_that_does_not_say_where_it_goes(
+    outbox: RealOutbox, topic: str | None, key: str | None, partition: int | None, reason: str
+) -> None:
+    """The table refuses it. Where somebody took NOT NULL away it is a dead letter, others go on; a key it may lack."""
+    row = (topic and outbox.replies, key, partition)
+    insert = (
+        "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, partition)"
+        " VALUES (gen_random_uuid(), %s, %s, 'x', '1', %s)"
+    )
+    with pytest.raises(psycopg.errors.NotNullViolation):
+        outbox.sql(insert, *row)
+    for column in ("aggregatetype", "aggregateid", "partition"):
+        outbox.sql(f"ALTER TABLE outbox ALTER COLUMN {column} DROP NOT NULL")
+    with outbox.streaming():
+        outbox.sql(insert, *row)
+        outbox.write([("order-1", b"2")])
+        outbox.arrived([b"2"] if reason else [b"1", b"2"])
+        outbox.settle()
+
+    if reason:
+        [letter] = ServiceTopics(outbox.bootstrap, outbox.prefix, "shop").dead_letters(1)
+        assert letter.value() == b"1"
+        assert reason in str(dict(letter.headers() or [])["q_reason"])
+
+
+MAKE = (
+    "CREATE PUBLICATION kompensate_outbox FOR TABLE outbox WITH (publish = 'insert', publish_via_partition_root = true)"
+)
+CHANGES = {
+    "dropped": ("DROP PUBLICATION kompensate_outbox", MAKE),
+    "no inserts": tuple(f"ALTER PUBLICATION kompensate_outbox SET (publish = '{w}')" for w in ("update", "insert")),
+    "without the table": tuple(f"ALTER PUBLICATION kompensate_outbox {word} TABLE outbox" for word in ("DROP", "ADD")),
+    "a filter": tuple(
+        f"ALTER PUBLICATION kompensate_outbox SET TABLE outbox {where}" for where in ("WHERE (partition > 9)", "")
+    ),
+}
+
+
+def undefended() -> AbstractContextManager[object]:
+    """The relay notes its position whatever became of the publication."""
+    return patch.object(database, "UNCHANGED", "true")
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["at work", "stopped"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_publication_that_changes_is_a_gap_that_a_resync_closes(
+    outbox: RealOutbox, change: str, *, stopped: bool
+) -> None:
+    """Rows of the time between are not published, and PostgreSQL does not say so: the relay does, and stops."""
+    spoil, mend = CHANGES[change]
+    service = RelayService(outbox.settings())
+    service.start()
+    written = write_numbers(outbox, 0, 3)
+    outbox.arrived(written)
+    outbox.settle()
+    if stopped:
+        service.stop()
+    outbox.sql(spoil)
+    written += write_numbers(outbox, 3, 3)
+    outbox.sql(mend)
+    written += write_numbers(outbox, 6, 3)
+    if stopped:
+        service = RelayService(outbox.settings())
+        service.start()
+
+    wait_until("the relay stops", lambda: not service.alive)
+    with pytest.raises(Gap, match="publication kompensate_outbox: expected it unchanged"):
+        service.stop()
+    with RelayService(outbox.settings(), resync=True):
+        outbox.arrived(written)
+        outbox.settle()
+    with outbox.streaming():  # the resync is the end of it
+        written += write_numbers(outbox, 9, 1)
+        outbox.arrived(written)
+        outbox.settle()
+
+
+def test_without_that_they_are_lost(outbox: RealOutbox) -> None:
+    """The slot moves past rows that nobody was sent."""
+    with undefended(), outbox.streaming():
+        outbox.arrived(write_numbers(outbox, 0, 3))
+        outbox.settle()
+        outbox.sql(CHANGES["no inserts"][0])
+        write_numbers(outbox, 3, 3)
+        outbox.sql(CHANGES["no inserts"][1])
+        outbox.arrived(write_numbers(outbox, 6, 3))
+        outbox.settle()
+
+    assert set(outbox.payloads()) == {b"0", b"1", b"2", b"6", b"7", b"8"}
+
+
+def test_a_publication_that_grows_loses_nothing(outbox: RealOutbox) -> None:
+    """Another table's rows are no messages, and ours go on; the next start says that it is too wide."""
+    with outbox.streaming():
+        outbox.arrived(write_numbers(outbox, 0, 3))
+        outbox.sql("ALTER PUBLICATION kompensate_outbox ADD TABLE inbox")
+        outbox.sql("INSERT INTO inbox (consumer, command_id, state) VALUES ('shop', 'c', 'claimed')")
+        outbox.arrived(write_numbers(outbox, 3, 3))
+        outbox.settle()
+    with pytest.raises(Misconfigured, match=r"and no other, got public\.inbox, public\.outbox"):
+        RelayService(outbox.settings()).run()
+    assert len(outbox.payloads()) == 6
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """kill -9 at random, under load, for minutes; at the end every saga is accounted for by the demo's checker.
 
-    .venv/bin/python -m tests.soak.kill_at_random --minutes 10 [--seed N] [--kill relay,payments,postgres]
+    .venv/bin/python -m tests.soak.kill_at_random --minutes 10 [--seed N] [--kill relay,payments,postgres] [--mixed]
 
 Services, relay and workers of the checkout die at random moments, several at a time too, and come back after
 a random while; with `--kill` those that it names, the servers kafka and postgres among them. The seed is
@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from examples.checkout import orders
 from examples.checkout.checker import check
@@ -29,6 +30,8 @@ from examples.checkout.progress import Progress
 from examples.checkout.reading import StateReader
 from examples.checkout.shop import Shop, open_shop
 from examples.common.children import ROOT, Child, ChildEnded
+from examples.common.ground import Program
+from examples.languages import build
 from kompensate.compose.local.errors import StackError
 from kompensate.compose.local.stack import Stack
 
@@ -111,6 +114,7 @@ def main() -> int:
     parser.add_argument("--in-flight", type=int, default=200, help="sagas under way at a time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
     parser.add_argument("--kill", type=lambda names: names.split(","), default=[], metavar="NAMES", help="only these")
+    parser.add_argument("--mixed", action="store_true", help="payments in Java, inventory in Go (examples/languages)")
     parser.add_argument("--stack", type=Path, metavar="DIR", help="use the running stack of DIR")
     options = parser.parse_args()
     print(f"seed {options.seed}, {options.minutes:g} minutes", flush=True)
@@ -122,11 +126,15 @@ def main() -> int:
         return 1
 
 
+def _programs(options: argparse.Namespace, directory: str) -> dict[str, Program]:
+    return {"payments": build.java(Path(directory)), "inventory": build.go(Path(directory))} if options.mixed else {}
+
+
 def soak(options: argparse.Namespace) -> int:
     """Run, then judge."""
     own = options.stack is None
     directory = DIRECTORY if own else options.stack
-    with open_shop(directory, own=own) as shop:
+    with TemporaryDirectory() as built, open_shop(directory, own=own, programs=_programs(options, built)) as shop:
         progress = Progress(None)
         load = Load(shop, rounds(), options.in_flight)
         ends_at = time.monotonic() + options.minutes * 60

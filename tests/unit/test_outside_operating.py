@@ -104,6 +104,29 @@ def test_a_mended_query_is_asked_again(stage: Stage, dsn: str) -> None:
     assert stage.replies() == {"c1": ["done"]}
 
 
+@pytest.mark.parametrize("queried", [True, False], ids=["reconcile", "none"])
+def test_asked_again_in_vain_it_is_no_second_letter(
+    stage: Stage, dsn: str, caplog: pytest.LogCaptureFixture, *, queried: bool
+) -> None:
+    """However often: the first letter stands, log and list say that the newest round could not tell either."""
+    stage.provider.script = ["timeout-after"]
+    stage.provider.answers_queries = False
+    query = {"reconcile": lambda command, call: stage.provider.find(call.id)} if queried else {}
+    process = stage.process(timeout=2, window=0, tries=2, breaker_failures=100, **query)
+    process.send(charge())
+    process.until(lambda: process.grave.letters)
+
+    for rounds in (1, 2):
+        assert run("ask", "c1", "--dsn", dsn).exit_code == 0
+        process.until(lambda: caplog.text.count("its dead letter stands") == rounds)  # noqa: B023
+
+    assert len(stage.provider.queries) == (6 if queried else 0)
+    assert len(process.grave.letters) == 1
+    [listed] = json.loads(run("list", "--dsn", dsn, "-o", "json").stdout)
+    assert (listed["status"], listed["reason"][:28]) == ("unknown", "asked again, outcome unknown")
+    assert stage.replies() == {}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [

@@ -116,7 +116,7 @@ func work(tx transaction, r *kgo.Record, c command) (found *answer) {
 				panic(spoilt)
 			}
 			check(savepoint.Rollback(always))
-			bury(r, spoilt)
+			bury(r, spoilt, kgo.RecordHeader{Key: "q_answered", Value: []byte("failed")})
 			found = no("failed", spoilt.Error())
 		}
 	}()
@@ -140,8 +140,8 @@ func work(tx transaction, r *kgo.Record, c command) (found *answer) {
 }
 
 // bury returns when Kafka has the dead letter: a crash before the commit may double it, not lose it.
-func bury(r *kgo.Record, reason error) {
-	headers := append([]kgo.RecordHeader{}, r.Headers...)
+func bury(r *kgo.Record, reason error, more ...kgo.RecordHeader) {
+	headers := append(append([]kgo.RecordHeader{}, r.Headers...), more...)
 	for name, text := range map[string]string{"q_reason": reason.Error(), "q_topic": r.Topic, "q_time": time.Now().UTC().
 		Format(time.RFC3339Nano), "q_partition": fmt.Sprint(r.Partition), "q_offset": fmt.Sprint(r.Offset)} {
 		headers = append(headers, kgo.RecordHeader{Key: name, Value: []byte(text)})

@@ -20,7 +20,6 @@ public record Payments(Connection db, KafkaProducer<byte[], byte[]> letters, Str
     static final String SERVICE = "payments", JSON = "application/json";
 
     record Money(String order_id, String customer, long cents) {}
-
     record Command(String id, String type, String sagaId, String replyTo, int replyPartition, String compensates,
             Instant expires, String traceparent, String tracestate) {}
 
@@ -106,7 +105,7 @@ public record Payments(Connection db, KafkaProducer<byte[], byte[]> letters, Str
             spoilt = error;
         }
         db.rollback(before);
-        bury(record, spoilt.toString());
+        bury(record, spoilt.toString(), "failed");
         return no("failed", spoilt.toString());
     }
 
@@ -132,11 +131,12 @@ public record Payments(Connection db, KafkaProducer<byte[], byte[]> letters, Str
     }
 
     /** A dead letter is in Kafka before its transaction commits: a crash between the two may double it, not lose it. */
-    void bury(ConsumerRecord<byte[], byte[]> record, String reason) throws Exception {
+    void bury(ConsumerRecord<byte[], byte[]> record, String reason, String... answered) throws Exception {
         var letter = new ProducerRecord<>(dead, null, record.key(), record.value(), record.headers());
         Map.of("q_reason", reason, "q_topic", record.topic(), "q_partition", "" + record.partition(),
                 "q_offset", "" + record.offset(), "q_time", Instant.now().toString())
                 .forEach((name, text) -> letter.headers().add(name, text.getBytes(StandardCharsets.UTF_8)));
+        for (String outcome : answered) letter.headers().add("q_answered", outcome.getBytes());
         letters.send(letter).get();
     }
 
