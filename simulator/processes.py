@@ -1,9 +1,11 @@
-"""What runs in the world: workers, participants and relays, each stepped by hand, stopped in order or killed."""
+"""What runs in the world: workers, intakes, participants and relays, stepped by hand, stopped in order or killed."""
 
 from collections.abc import Callable
 from typing import Protocol
 
+from kompensate.orchestrator.intake.loop import IntakeLoop
 from kompensate.orchestrator.testing import MemoryLog
+from kompensate.orchestrator.testing.sources import MemorySources
 from kompensate.orchestrator.worker.loop import Loop
 from kompensate.outbox.errors import Disconnected, Gap
 from kompensate.participants.runner import Runner
@@ -60,6 +62,32 @@ class WorkerProcess:
 
     def member(self) -> tuple[str, str] | None:
         return None if self._log is None else (self._group, self._log.member)
+
+
+class IntakeProcess:
+    """An intake. Its group takes what it last joined as for its member."""
+
+    def __init__(self, name: str, group: str, make: Callable[[Callable[[MemorySources], None]], IntakeLoop]) -> None:
+        """`make` is given what is to be told of each time that the loop joins."""
+        self.name = name
+        self._group = group
+        self._sources: MemorySources | None = None
+        self.loop = make(self._joined)
+
+    def _joined(self, sources: MemorySources) -> None:
+        self._sources = sources
+
+    def step(self) -> None:
+        self.loop.step()
+
+    def stop(self) -> None:
+        self.loop.close()
+
+    def idle(self) -> bool:
+        return self.loop.joined and self._sources is not None and not self._sources.unread
+
+    def member(self) -> tuple[str, str] | None:
+        return None if self._sources is None else (self._group, self._sources.member)
 
 
 class ParticipantProcess:

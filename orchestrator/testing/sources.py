@@ -1,6 +1,6 @@
 """An intake's view of the broker in memory: a Sources. It runs through the same transactions as Kafka's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from kompensate.orchestrator.errors import Aborted, Fenced
 from kompensate.orchestrator.ports import Clock, OutRecord, Record
@@ -17,9 +17,20 @@ class MemorySources:
     """
 
     def __init__(
-        self, broker: MemoryBroker, settings: Settings, *, group: str, slot: str, topics: Sequence[str], clock: Clock
+        self,
+        broker: MemoryBroker,
+        settings: Settings,
+        *,
+        group: str,
+        slot: str,
+        topics: Sequence[str],
+        clock: Clock,
+        producer: Callable[[MemoryBroker, str, str], Producer] | None = None,
     ) -> None:
+        """`producer` makes other producers than MemoryProducer, of the same arguments."""
         self._broker, self._group, self._clock = broker, group, clock
+        self._producer = producer or MemoryProducer
+        self._idle_seconds = settings.idle_poll_seconds
         self._places = [(topic, number) for topic in topics for number in range(broker.partitions(topic))]
         self._committed: dict[tuple[str, int], int] = {}
         self._read: dict[tuple[str, int], int] = {}
@@ -30,10 +41,11 @@ class MemorySources:
         self.member = broker.group(group).join(len(self._places))
 
     def _producers(self, ids: Sequence[str]) -> list[Producer]:
-        return [MemoryProducer(self._broker, id_, self._group) for id_ in ids]
+        return [self._producer(self._broker, id_, self._group) for id_ in ids]
 
     def poll(self, records_max: int, timeout: float) -> Sequence[Record]:
-        """Does not wait; `timeout` is spent on the clock where nothing is there."""
+        """Does not wait; `timeout`, or less by the settings, is spent on the clock where nothing is there."""
+        timeout = min(timeout, self._idle_seconds)
         told = self._broker.group(self._group).poll(self.member)
         if told is None:
             raise Fenced(f"member {self.member} was expelled")
@@ -66,6 +78,11 @@ class MemorySources:
             raise Fenced(f"a commit for {sorted(stray)}: expected to own them")
         self._transactions.commit(records, offsets, (self._generation, self.member))
         self._committed.update(offsets)
+
+    @property
+    def unread(self) -> bool:
+        """Are there records that no poll has brought?"""
+        return any(self._broker.read(*place, position, limit=1) for place, position in self._read.items())
 
     def rewind(self) -> None:
         self._read = dict(self._committed)
