@@ -26,6 +26,8 @@ class MemorySource:
         self.member = ""
         self.held: Callable[[Record], bool] = lambda record: False
         self.committed_only = True
+        self.events = len(self._events)
+        """How many partitions its group counts before those of the commands."""
 
     def open(self, leaving: Leaving) -> None:
         self._leaving = leaving
@@ -38,11 +40,6 @@ class MemorySource:
     def _place(self, number: int) -> Place:
         events = self._events
         return events[number] if number < len(events) else Place(self._topic, number - len(events))
-
-    def owns(self, topic: str, partition: int) -> bool:
-        """Has its group given it this partition?"""
-        member = self._broker.group(self._group).members.get(self.member)
-        return member is not None and any(self._place(number) == (topic, partition) for number in member.owned)
 
     def poll(self, records_max: int, timeout: float) -> Sequence[Taken]:
         """Does not wait: time goes on elsewhere."""

@@ -21,13 +21,13 @@ from kompensate.orchestrator.reading.lookup import Lookup
 from kompensate.orchestrator.settings import Settings
 from kompensate.participants.participant import Handler, Participant
 from kompensate.schemas.formats import payloads_of
-from kompensate.schemas.messages import JSON, SPEC_VERSION, timestamp
 from kompensate.schemas.requests import make_request
 from kompensate.schemas.topics import partition_of
 from kompensate.simulator.application import Simulated
 from kompensate.simulator.processes import Process
 from kompensate.simulator.reading import MemoryReader
 from kompensate.simulator.samples import sample
+from kompensate.simulator.telling import headers
 from kompensate.simulator.world import World
 
 NAP_SECONDS_MAX = 0.001
@@ -125,17 +125,8 @@ class Light:
             raise ValueError(
                 f"expected a topic that is heard here ({', '.join(topics) or 'there is none'}), got {topic!r}"
             )
-        headers = {
-            "ce_id": str(uuid4()),
-            "ce_type": type_,
-            "ce_source": SOURCE,
-            "ce_specversion": SPEC_VERSION,
-            "ce_subject": key,
-            "ce_time": timestamp(self._clock.now()),
-            "content-type": JSON,
-        }
         partition = partition_of(key, self.world.broker.partitions(topic))
-        found = [(name, text.encode()) for name, text in headers.items()]
+        found = headers(type_, key, str(uuid4()), SOURCE, self._clock.now())
         self.world.broker.produce(topic, partition, key.encode(), payload, found)
 
     def behind(self) -> bool:
@@ -165,12 +156,12 @@ class Light:
             self._moved = True
             if record.topic != topics.quarantine and record.topic not in dead:
                 continue
-            headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers or ()}
+            found = {name: (value or b"").decode(errors="replace") for name, value in record.headers or ()}
             if record.topic == topics.quarantine:
                 self.rejected.add((record.key or b"").decode(errors="replace"))
-                self._tell(f"rejected: {headers.get('q_reason', '')}")
+                self._tell(f"rejected: {found.get('q_reason', '')}")
             else:
-                self._tell(f"dead letter in {record.topic}: {headers.get('q_reason', '')}")
+                self._tell(f"dead letter in {record.topic}: {found.get('q_reason', '')}")
 
 
 def _tables_of(participant: Participant) -> list[MetaData]:
