@@ -66,6 +66,11 @@ class Database:
         found: list[tuple[Any, ...]] = self._driver.execute(statement, parameters).fetchall()
         return found
 
+    @property
+    def in_transaction(self) -> bool:
+        """Is one open?"""
+        return bool(self._driver.in_transaction)
+
     def collect(self) -> bool:
         """Put what was committed since into the log; whether there was anything."""
         if self._driver.total_changes == self._changes:

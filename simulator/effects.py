@@ -75,18 +75,23 @@ class Effects:
             if phase == EVENT and self._hearing is not None:
                 self._hearing.handled(service, command_id)
                 continue
-            expect(command_id in self._ledger.issued, "I10", f"{service} executed {command_id}, which nobody issued")
-            expect(command_id not in self.done, "I2", f"{service} executed {command_id} twice")
-            self.done.add(command_id)
-            if phase == "forward":
-                expect(command_id not in self._closed, "I1", f"{service} executed {command_id} after it was undone")
-                self._once(service, command_id)
-            else:
-                self._undos.add(command_id)
-                expect(compensates in self.done, "I1", f"{service} undid {compensates}, which was not done")
-                expect(compensates not in self.undone, "I2", f"{service} undid {compensates} twice")
-                self.undone.add(compensates)
-                self._closed.add(compensates)
+            self.took_effect(service, command_id, phase, compensates)
+
+    def took_effect(self, service: str, command_id: str, phase: str, compensates: str | None) -> None:
+        """A command did, in the service's database or at its provider. Raises Violation."""
+        expect(command_id in self._ledger.issued, "I10", f"{service} executed {command_id}, which nobody issued")
+        expect(command_id not in self.done, "I2", f"{service} executed {command_id} twice")
+        self.done.add(command_id)
+        if phase == "forward":
+            expect(command_id not in self._closed, "I1", f"{service} executed {command_id} after it was undone")
+            self._once(service, command_id)
+        else:
+            self._undos.add(command_id)
+            expect(compensates in self.done, "I1", f"{service} undid {compensates}, which was not done")
+            expect(compensates not in self.undone, "I2", f"{service} undid {compensates} twice")
+            assert compensates is not None
+            self.undone.add(compensates)
+            self._closed.add(compensates)
 
     def _once(self, service: str, command_id: str) -> None:
         call = self._ledger.issued[command_id]

@@ -8,6 +8,7 @@ from kompensate.orchestrator.testing import MemoryLog
 from kompensate.orchestrator.testing.sources import MemorySources
 from kompensate.orchestrator.worker.loop import Loop
 from kompensate.outbox.errors import Disconnected, Gap
+from kompensate.participants.outside.desk import RUNNING_SECONDS
 from kompensate.participants.runner import Runner
 from kompensate.simulator.commands import MemorySource
 from kompensate.simulator.database import Database, Session
@@ -93,8 +94,18 @@ class IntakeProcess:
 class ParticipantProcess:
     """A service's participant."""
 
-    def __init__(self, name: str, group: str, source: MemorySource, runner: Runner, database: Database) -> None:
+    def __init__(
+        self,
+        name: str,
+        group: str,
+        source: MemorySource,
+        runner: Runner,
+        database: Database,
+        deliver: Callable[[], None] | None = None,
+    ) -> None:
+        """`deliver` brings the ends of its outside calls, where they take time."""
         self.name, self.service = name, database.service
+        self._deliver = deliver
         self.source = source
         self.runner = runner
         self._group, self._database = group, database
@@ -102,6 +113,8 @@ class ParticipantProcess:
 
     def step(self) -> None:
         try:
+            if self._deliver is not None:
+                self._deliver()
             self.runner.turn()
         finally:
             self._database.collect()
@@ -111,6 +124,10 @@ class ParticipantProcess:
 
     def idle(self) -> bool:
         return not self.source.unread and self.runner.idle_seconds() > 0
+
+    def due(self) -> bool:
+        """Has its time come, or that of a call which may have ended?"""
+        return self.runner.idle_seconds() <= (0 if self._deliver is None else RUNNING_SECONDS)
 
     def member(self) -> tuple[str, str] | None:
         return self._group, self.source.member

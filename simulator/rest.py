@@ -35,6 +35,8 @@ def missing(run: "Run") -> list[str]:
     found += [f"{service}: {len(rows)} rows" for service, rows in run.effects.unpublished.items() if rows]
     found += [f"transaction of {id_}: {left} markers" for id_, left in world.broker.undelivered().items()]
     found += [f"{s}: lag" for s in world.application.services if world.lags(s, world.topics.commands(s))]
+    if run.outside is not None:
+        found += run.outside.missing()
     if run.audience is not None:
         found += run.audience.hearing.missing()
     return found

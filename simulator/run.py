@@ -32,9 +32,10 @@ from kompensate.simulator.lateness import Lateness
 from kompensate.simulator.ledger import Ledger
 from kompensate.simulator.load import Load
 from kompensate.simulator.mishaps import DEPTH_MAX, Mishaps
+from kompensate.simulator.outside import providers
 from kompensate.simulator.plan import Plan
 from kompensate.simulator.processes import ParticipantProcess, Process, WorkerProcess
-from kompensate.simulator.quiet import silenced, uncollected
+from kompensate.simulator.quiet import seeded, silenced, uncollected
 from kompensate.simulator.scripted import Odds, Scripted
 from kompensate.simulator.violation import Violation, expect
 from kompensate.simulator.watched import Watched
@@ -90,7 +91,7 @@ def simulate(plan: Plan, simulated: Simulated, odds: Odds | None = None, *, logs
 def _simulate(plan: Plan, simulated: Simulated, odds: Odds) -> Outcome:
     run = Run(plan, simulated, odds)
     outcome = Outcome(plan)
-    with observe(run.mishaps.at_point), closing(run):
+    with observe(run.mishaps.at_point), seeded(plan.seed), closing(run):
         try:
             run.go()
         except Violation as violation:
@@ -115,7 +116,7 @@ class Run:
         self.clock = SimulatedClock()
         self.clock.meanwhile = self._meanwhile
         self.scripted = {
-            name: Scripted(name, plan.seed, odds, self._reply, application.payloads, known)
+            name: Scripted(name, plan.seed, odds, self.reply, application.payloads, known)
             for name, known in simulated.services.items()
         }
         jitter = Random(f"{plan.seed}/jitter")
@@ -147,6 +148,7 @@ class Run:
         if self.audience is not None:
             self._replies |= self.audience.published
             self._makers |= self.audience.intakes()
+        self.outside = providers(self)
         self._make_processes()
 
     def _make_processes(self) -> None:
@@ -190,7 +192,7 @@ class Run:
         """A program waits for this."""
         self.expected.note(saga_id, operation)
 
-    def _reply(self, type_: str, payload: dict[str, Any], call: Call) -> object:
+    def reply(self, type_: str, payload: dict[str, Any], call: Call) -> object:
         """What a participant makes of a command that is done."""
         issued, expected = self.ledger.issued.get(call.id), None
         if issued is not None and call.phase == "forward":
@@ -288,6 +290,8 @@ class Run:
         self.load.step()
         self.chaos.arrive()
         self.mishaps.happen()
+        if self.outside is not None:
+            self.outside.turn()
         busy = self._busy
         if self.stack:
             busy = [name for name in busy if self.running[name] not in self.stack]
@@ -404,7 +408,7 @@ class Run:
         names = [self._owners[n] for n, p in self.partitions.items() if any(due <= now for due in p.dues)]
         released = [service for service, late in self._late.items() if late.release()]
         for process in participants:
-            if process.runner.idle_seconds() <= 0 or process.service in released:
+            if process.due() or process.service in released:
                 names.append(process.name)
         return names
 
@@ -422,6 +426,8 @@ class Run:
         self.chaos.calm = self.load.calm = True
         for scripted in self.scripted.values():
             scripted.calm = True
+        if self.outside is not None:
+            self.outside.calm = True
         jumps = 0
         while not rest.reached(self):
             before = self.ledger.events
@@ -430,4 +436,6 @@ class Run:
             if self.ledger.events == before:
                 jumps += 1
                 self.load.help()
+                if self.outside is not None:
+                    self.outside.answer_unknown()
             expect(jumps < HEALING_JUMPS_MAX, "I3", f"expected to come to rest, got: {rest.missing(self)}")

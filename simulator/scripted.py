@@ -5,7 +5,7 @@ of that seed. An effect is a row, written before the answer is decided: a refusa
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 from zlib import crc32
@@ -13,9 +13,10 @@ from zlib import crc32
 from sqlalchemy import Connection
 
 from kompensate.outbox.writer import Row, sqlite_cursor, write
-from kompensate.participants.outcome import Call, Refused, Retry
+from kompensate.participants.outcome import Call, OutsideCall, Refused, Retry
 from kompensate.participants.participant import Handler, Participant
 from kompensate.schemas.formats import PayloadFormat
+from kompensate.simulator.outside import Outside
 
 Answer = Callable[[str, dict[str, Any], Call], object]
 """Makes the result of a command from its type, payload and what else is known of it."""
@@ -42,7 +43,8 @@ class Odds:
 class Scripted(Participant):
     """A participant named `name` that takes any command. `calm` lets everything end well from then on.
 
-    `declared` says what it subscribes to, and publishes; `tell` makes the rows of what it tells with a command.
+    `declared` says what it subscribes to, publishes and does outside of the transaction; `tell` makes the rows of what
+    it tells with a command, `outside` is who it calls.
     """
 
     def __init__(
@@ -62,10 +64,15 @@ class Scripted(Participant):
         self._answer = answer
         self._known: dict[str, Handler] = {}
         self._tries: dict[str, int] = {}
+        self.outside: Outside | None = None
         for handler in () if declared is None else declared.handlers:
             if handler.topic is not None:
                 played = Handler(handler.contract, self._hear, Any, _OFFERS, None, topic=handler.topic)
                 self._subscribers[handler.contract] = played
+            elif handler.external is not None:
+                options = replace(handler.external, reconcile=self._ask if handler.external.reconcile else None)
+                played = Handler(handler.contract, self._call, Any, (("call", "call"),), None, options)
+                self._known[handler.contract] = self._handlers[handler.contract] = played
 
     def handler(self, contract: str) -> Handler | None:
         """One for each contract that is asked for."""
@@ -95,6 +102,14 @@ class Scripted(Participant):
                 write(connection, self.tell(self.name, call, Random(f"{self._seed}/tell/{call.id}")))
             self._perhaps_not(call)
         return self._answer(contract, payload if isinstance(payload, dict) else {}, call)
+
+    def _call(self, payload: Any, call: OutsideCall) -> object:
+        assert self.outside is not None
+        return self.outside.call(payload, call)
+
+    def _ask(self, payload: Any, call: OutsideCall) -> object:
+        assert self.outside is not None
+        return self.outside.find(payload, call)
 
     def _hear(self, _event: Any, connection: Connection, call: Call) -> None:
         _note(connection, call, EVENT)

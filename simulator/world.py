@@ -5,6 +5,7 @@ Nothing happens by itself: whoever holds the world steps its processes and moves
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import TypeAlias
 
@@ -22,7 +23,7 @@ from kompensate.orchestrator.testing.sources import MemorySources
 from kompensate.orchestrator.worker.loop import Loop
 from kompensate.orchestrator.worker.transactions import Producer
 from kompensate.participants.outside.desk import Desk
-from kompensate.participants.outside.tries import Inline
+from kompensate.participants.outside.tries import Ended, Hands, Inline
 from kompensate.participants.participant import Participant
 from kompensate.participants.runner import Runner
 from kompensate.participants.settings import Settings as ParticipantSettings
@@ -31,8 +32,10 @@ from kompensate.schemas.messages import Request
 from kompensate.schemas.topics import Topics, partition_of
 from kompensate.simulator.commands import MemoryGrave, MemorySource
 from kompensate.simulator.database import Database, MemorySink, Session
+from kompensate.simulator.outside import SlowHands
 from kompensate.simulator.processes import IntakeProcess, ParticipantProcess, RelayProcess, WorkerProcess
 
+MakeHands: TypeAlias = Callable[[Callable[[Ended], None], Callable[[], float]], Hands]
 MakeProducer: TypeAlias = Callable[[MemoryBroker, str, str], Producer]
 
 PARTITIONS = 2
@@ -53,6 +56,8 @@ class World:
     random: Random
     clock: Clock
     steps: Steps = field(default_factory=InlineSteps)
+    hands: MakeHands = Inline
+    """What carries out outside calls: by default at once, in the thread of all loops."""
 
     def __post_init__(self) -> None:
         self.partitions = self.application.partitions
@@ -155,7 +160,8 @@ class World:
         commands = self.topics.commands(service)
         source = MemorySource(self.broker, commands, service, self.clock, played.subscribes)
         grave = MemoryGrave(self.broker, self.topics.dead(service))
-        desk = self._desk(database, grave) if played.calls_outside else None
+        hands: list[Hands] = []
+        desk = self._desk(database, grave, hands) if played.calls_outside else None
         unit = Unit(played, database.engine, lambda: self.clock.now() / 1000, desk)
         runner = Runner(
             source,
@@ -167,17 +173,28 @@ class World:
             clock=self.clock.monotonic,
             uniform=self.random.uniform,
         )
-        return ParticipantProcess(f"{service}-{number}", service, source, runner, database)
+        deliver = partial(_deliver, hands) if desk is not None else None
+        return ParticipantProcess(f"{service}-{number}", service, source, runner, database, deliver)
 
-    def _desk(self, database: Database, grave: MemoryGrave) -> Desk:
-        """A participant's outside calls: made at once, in the thread of all loops."""
+    def _desk(self, database: Database, grave: MemoryGrave, made: list[Hands]) -> Desk:
+        """A participant's outside calls. `made` gets the hands that carry them out."""
+
+        def make(ended: Callable[[Ended], None], monotonic: Callable[[], float]) -> Hands:
+            made.append(self.hands(ended, monotonic))
+            return made[0]
+
+        def sleep(seconds: float) -> None:
+            self.clock.sleep(seconds)
+            _deliver(made)
+
         return Desk(
             self.participants[database.service],
             database.engine,
             grave.bury,
             clock=lambda _connection: self.clock.now() / 1000,
             monotonic=self.clock.monotonic,
-            hands=Inline,
+            hands=make,
+            sleep=sleep,
         )
 
     def relay(
@@ -207,3 +224,10 @@ class World:
         self.broker.produce(
             self.topics.requests, partition, request.saga_id.encode(), request.payload, request.headers()
         )
+
+
+def _deliver(made: list[Hands]) -> None:
+    """Have the calls end whose time has come."""
+    for hands in made:
+        if isinstance(hands, SlowHands):
+            hands.deliver()

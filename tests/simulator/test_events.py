@@ -4,12 +4,12 @@ from contextlib import closing
 
 import pytest
 
-from kompensate.orchestrator import Application, Context, FromTopic, saga
+from kompensate.orchestrator import Application, Context, FromTopic, Service, saga
 from kompensate.simulator.application import NoValue, Simulated
 from kompensate.simulator.plan import Plan
 from kompensate.simulator.run import Run, simulate
 from kompensate.simulator.scripted import Odds
-from tests.fixtures.eventful import EVENTFUL
+from tests.fixtures.eventful import EVENTFUL, Paid
 
 
 def test_sagas_are_started_by_events_and_subscribers_hear_them() -> None:
@@ -47,7 +47,7 @@ def test_the_same_plan_tells_the_same() -> None:
 
 @saga("typed")
 async def typed(ctx: Context, order: dict[str, str]) -> None:
-    await ctx.call("stock", {"id": order["id"]}, command="Take")
+    await ctx.call(Service("stock"), Paid(order["id"]))
 
 
 def test_events_of_which_no_value_can_be_made_have_to_be_said() -> None:
