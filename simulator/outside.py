@@ -28,7 +28,7 @@ FATES = {"retry": 500, "lost": 400, "silent": 100, "unheard": 600, "late": 300, 
 retry: not sent, and it says so. lost: the request was; unheard: the answer was, an error at once; silent: the answer
 was, and nobody hangs up; late: it comes after the time-out; long: the work takes minutes, with heartbeats.
 """
-REFUSED, FAILED, CANNOT_TELL = 400, 200, 2_000
+REFUSED, FAILED, CANNOT_TELL = 400, 200, 3_000
 SOON_SECONDS, LATE_TIMEOUTS, LONG_TIMEOUTS, SILENT_TIMEOUTS = 0.5, 1.5, 4.0, 20.0
 OPERATOR_ODDS = 0.001
 """How likely it is, in each turn, that somebody looks after outcomes that are unknown."""
@@ -76,7 +76,7 @@ class Outside:
             raise Retry("scripted: no connection")
         if fate == "lost":
             raise OSError("scripted: the request was lost")
-        if fate == "long":
+        if fate == "long" and call.id not in self._done:
             return fate
         return self._do(attempt, payload, call)
 
@@ -91,11 +91,12 @@ class Outside:
         return self._done[call.id][1]
 
     def _do(self, attempt: Try, payload: Any, call: OutsideCall) -> object:
-        """The effect, unless this key had it within the window."""
-        command, now = attempt.command, self._clock.monotonic()
-        since, result = self._done.get(call.id, (float("-inf"), None))
-        if now - since <= attempt.options.window and since > float("-inf") and attempt.options.window:
-            return result
+        """The effect, unless this key had it within the window before the request came."""
+        command, now, window = attempt.command, self._clock.monotonic(), attempt.options.window
+        if window and call.id in self._done:
+            since, result = self._done[call.id]
+            if attempt.begun - since <= window:
+                return result
         self._effects.took_effect(self._service(command.type), command.id, command.phase, command.compensates)
         result = self._answer(command.type, payload if isinstance(payload, dict) else {}, call)
         self._done[call.id] = (now, result)

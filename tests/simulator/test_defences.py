@@ -18,7 +18,6 @@ ZOMBIES = Plan(0, sagas=120, width=60, steps=6_000, faults=("pause", "expire", "
 ABORTS = Plan(40, sagas=120, width=60, steps=3_000, faults=("abort",), intensity=8.0)
 MOVED_OFFSETS = Plan(0, sagas=120, width=60, steps=3_000, faults=("kill", "offsets"), intensity=6.0)
 OVERTAKING = Plan(25, sagas=120, width=60, steps=4_000, faults=("grow", "kill"), intensity=20.0)
-OUTAGES = Plan(0, sagas=120, width=60, steps=6_000, faults=("kill", "pause"), intensity=8.0)
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ CASES = {
     "moved back": Case(ABORTS, ("I3", "I12")),
     "key": Case(USUAL, ("I2",), simulated=EVENTFUL),
     "intent": Case(USUAL, ("I14",), simulated=EVENTFUL),
-    "window": Case(OUTAGES, ("I2",), seeds=60, simulated=EVENTFUL),
+    "window": Case(USUAL, ("I2",), simulated=EVENTFUL),
     "in doubt": Case(USUAL, ("I1", "I2"), simulated=EVENTFUL),
     "waiting": Case(USUAL, ("I1", "I2"), simulated=EVENTFUL),
     "heard": Case(USUAL, ("I2",), simulated=EVENTFUL),

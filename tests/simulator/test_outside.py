@@ -8,6 +8,7 @@ import pytest
 
 from kompensate.participants.outcome import Failed, OutsideCall, Refused, Retry
 from kompensate.schemas.faults import observe
+from kompensate.simulator import outside
 from kompensate.simulator.outside import Outside, SlowHands
 from kompensate.simulator.plan import Plan
 from kompensate.simulator.run import Run, simulate
@@ -46,6 +47,7 @@ def test_calls_end_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
         seen[type(made.error).__name__] += 1
         return made
 
+    monkeypatch.setattr(outside, "CANNOT_TELL", 7_000)
     monkeypatch.setattr(Outside, "find", found)
     monkeypatch.setattr(OutsideCall, "heartbeat", beaten)
     monkeypatch.setattr(Outside, "answer_unknown", answered)
