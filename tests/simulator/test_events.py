@@ -1,10 +1,13 @@
 """Events in the simulator: intakes and subscribers under every fault, and what is found where a defence is missing."""
 
 from contextlib import closing
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from kompensate.orchestrator import Application, Context, FromTopic, Service, saga
+from kompensate.orchestrator.cli import main
 from kompensate.simulator.application import NoValue, Simulated
 from kompensate.simulator.plan import Plan
 from kompensate.simulator.run import Run, simulate
@@ -43,6 +46,25 @@ def test_the_same_plan_tells_the_same() -> None:
 
     assert (one.events, one.turns, one.fired, one.ends) == (other.events, other.turns, other.fired, other.ends)
     assert one.events > 0
+
+
+def test_the_food_delivery_is_simulated_with_its_services(tmp_path: Path) -> None:
+    """By the command: what is given as --participant is played, and some of the sagas are its events'."""
+    named = ("orders:orders", "payments:payments", "services:loyalty")
+    played = [argument for name in named for argument in ("--participant", f"examples.food.{name}")]
+    once = ("--minutes", "0", "--seed", "3", "--sagas", "10", "--regressions", str(tmp_path / "kept.jsonl"))
+    result = CliRunner().invoke(main, ["simulate", "examples.food.app:app", *played, *once])
+
+    assert result.exit_code == 0, result.output
+    assert "ends: completed" in result.output
+
+
+def test_what_is_no_participant_is_refused() -> None:
+    """Expected and got."""
+    result = CliRunner().invoke(main, ["simulate", "examples.food.app:app", "--participant", "examples.food.app:app"])
+
+    assert result.exit_code == 2
+    assert "examples.food.app:app: expected a Participant, got Application" in result.output
 
 
 @saga("typed")
