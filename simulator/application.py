@@ -1,6 +1,6 @@
 """What is simulated: an application, and what its sagas are given and answered."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from kompensate.orchestrator.definitions.application import Application
 from kompensate.orchestrator.definitions.saga import Saga
 from kompensate.orchestrator.definitions.steps import Step
+from kompensate.participants.participant import Participant
 from kompensate.simulator.samples import sample
 
 
@@ -26,12 +27,24 @@ class Simulated:
     result, `make_signal(name)` a signal's payload; None leaves it to chance: inputs and results by their types (a
     result nobody declared a type for is the command's own payload), signals too (else they are empty). Where a type is
     none of which a value can be made, NoValue is raised.
+
+    `participants` say what their handlers are, and are not called: their services are played as all others. What they
+    subscribe to is told: `make_event(type, random)` gives an event's value.
     """
 
     application: Application
     make_input: Callable[[str, Random], Any] | None = None
     make_reply: Callable[[str, dict[str, Any]], Any] | None = None
     make_signal: Callable[[str], Any] | None = None
+    participants: Sequence[Participant] = ()
+    make_event: Callable[[str, Random], Any] | None = None
+
+    @property
+    def services(self) -> dict[str, Participant | None]:
+        """All that are played, those that sagas call first, with what is known of them."""
+        known = {one.name: one for one in self.participants}
+        called = {name: known.get(name) for name in self.application.services}
+        return called | {name: one for name, one in known.items() if one.subscribes or one.publishes}
 
     def input(self, name: str, random: Random) -> Any:
         """A start's input."""
@@ -54,6 +67,15 @@ class Simulated:
         if made is not None:
             return made
         return {} if expected is None else _made(expected, random, f"the signal {name!r}", "simulated_signal")
+
+    def event_maker(self, type_: str, kind: Any) -> Callable[[Random], Any]:
+        """What makes values of an event."""
+
+        def make(random: Random) -> Any:
+            made = None if self.make_event is None else self.make_event(type_, random)
+            return _made(kind, random, f"event {type_}", "simulated_event") if made is None else made
+
+        return make
 
     def returns(self) -> dict[str, Any]:
         """What declared steps return, by the type of their commands."""

@@ -1,4 +1,4 @@
-"""A participant's ports on the broker in memory: its command topic as a member of its group, and its dead letters."""
+"""A participant's ports on the broker in memory: its topics as a member of its group, and its dead letters."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,59 +13,69 @@ REST_SECONDS_MIN = 0.05
 
 
 class MemorySource:
-    """A participants.Source. `held` may keep a record, and so what comes after it in its partition, back for now."""
+    """A participants.Source. `held` may keep a record, and so what comes after it in its partition, back for now.
 
-    def __init__(self, broker: MemoryBroker, topic: str, group: str, clock: Clock) -> None:
+    A group of the broker counts partitions of one topic: those of `events` come first here, for they never grow.
+    """
+
+    def __init__(self, broker: MemoryBroker, topic: str, group: str, clock: Clock, events: Sequence[str] = ()) -> None:
         self._broker, self._topic, self._group, self._clock = broker, topic, group, clock
+        self._events = [Place(name, number) for name in events for number in range(broker.partitions(name))]
         self._leaving: Leaving = lambda places, commit: None
-        self._positions: dict[int, int] = {}
+        self._positions: dict[Place, int] = {}
         self.member = ""
         self.held: Callable[[Record], bool] = lambda record: False
         self.committed_only = True
+        self.events = len(self._events)
+        """How many partitions its group counts before those of the commands."""
 
     def open(self, leaving: Leaving) -> None:
         self._leaving = leaving
         self._join()
 
     def _join(self) -> None:
-        self.member = self._broker.group(self._group).join(self._broker.partitions(self._topic))
+        count = len(self._events) + self._broker.partitions(self._topic)
+        self.member = self._broker.group(self._group).join(count)
+
+    def _place(self, number: int) -> Place:
+        events = self._events
+        return events[number] if number < len(events) else Place(self._topic, number - len(events))
 
     def poll(self, records_max: int, timeout: float) -> Sequence[Taken]:
         """Does not wait: time goes on elsewhere."""
         self._hear()
         found: list[Taken] = []
-        for partition, position in self._positions.items():
-            records = self._broker.read(
-                self._topic, partition, position, limit=records_max - len(found), committed=self.committed_only
-            )
+        for place, position in self._positions.items():
+            records = self._broker.read(*place, position, limit=records_max - len(found), committed=self.committed_only)
             for record in records:
                 if self.held(record):
                     break
-                place = Place(record.topic, record.partition)
                 found.append(Taken(place, record.offset, record.key, record.value, record.headers))
-                self._positions[partition] = record.offset + 1
+                self._positions[place] = record.offset + 1
         return found
 
     @property
     def unread(self) -> bool:
         """Are there records that no poll has brought, held back or not?"""
-        return any(self._broker.read(self._topic, *position, limit=1) for position in self._positions.items())
+        return any(self._broker.read(*place, position, limit=1) for place, position in self._positions.items())
 
     def _hear(self) -> None:
         told = self._broker.group(self._group).poll(self.member)
         if told is None:
-            gone = [Place(self._topic, number) for number in self._positions]
+            gone = list(self._positions)
             self._positions.clear()
             self._leaving(gone, False)
             self._join()
             return
         if told.revoked:
-            self._leaving([Place(self._topic, number) for number in told.revoked], True)
-            for number in told.revoked:
-                self._positions.pop(number, None)
+            revoked = [self._place(number) for number in told.revoked]
+            self._leaving(revoked, True)
+            for place in revoked:
+                self._positions.pop(place, None)
         for number in told.assigned:
-            found = self._broker.committed(self._group, [self._topic], number) or {}
-            self._positions[number] = found.get(self._topic, self._broker.ends(self._topic, number).low)
+            topic, partition = place = self._place(number)
+            found = self._broker.committed(self._group, [topic], partition) or {}
+            self._positions[place] = found.get(topic, self._broker.ends(topic, partition).low)
 
     def rest(self, seconds: float) -> None:
         self._hear()
@@ -89,8 +99,10 @@ class MemoryGrave:
 
     def bury(self, letters: Sequence[DeadLetter]) -> None:
         for letter in letters:
-            why = [(REASON, reason_bytes(letter.reason))]
-            self._broker.produce(self._topic, 0, letter.record.key, letter.record.value, why)
+            headers: list[tuple[str, bytes | None]] = [(REASON, reason_bytes(letter.reason))]
+            for name, value in letter.record.headers or ():
+                headers.append((name, value.encode() if isinstance(value, str) else value))
+            self._broker.produce(self._topic, 0, letter.record.key, letter.record.value, headers)
 
     def close(self) -> None:
         """Nothing is held."""

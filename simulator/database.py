@@ -32,7 +32,10 @@ LIMITS = Limits(confirm=0.05, confirm_idle=30.0, heartbeat=3.0, idle_wait=0.0, a
 
 
 class Database:
-    """One service's database. `on_rows` is told of the outbox rows of each commit, by their position."""
+    """One service's database. `on_rows` is told of the outbox rows of each commit, by their position.
+
+    `on_change`, where somebody wants to know, is told of each commit.
+    """
 
     def __init__(self, service: str) -> None:
         self.service = service
@@ -52,6 +55,7 @@ class Database:
         self.checkpoint: Checkpoint | None = None
         self.reader: object | None = None
         self.on_rows: Callable[[int, list[list[bytes | None]]], None] = lambda lsn, rows: None
+        self.on_change: Callable[[], None] | None = None
 
     def close(self) -> None:
         """Everything in it is gone."""
@@ -62,11 +66,18 @@ class Database:
         found: list[tuple[Any, ...]] = self._driver.execute(statement, parameters).fetchall()
         return found
 
+    @property
+    def in_transaction(self) -> bool:
+        """Is one open?"""
+        return bool(self._driver.in_transaction)
+
     def collect(self) -> bool:
         """Put what was committed since into the log; whether there was anything."""
         if self._driver.total_changes == self._changes:
             return False  # not even one that was taken back
         self._changes = self._driver.total_changes
+        if self.on_change is not None:
+            self.on_change()
         rows = self.query(f"SELECT rowid, {_SELECT} FROM outbox WHERE rowid > ? ORDER BY rowid", self._seen)  # noqa: S608 our own names
         if not rows:
             return False

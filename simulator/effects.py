@@ -3,20 +3,23 @@
 I1   what a saga turned back from is undone, and nothing of it happens afterwards
 I2   a command takes effect once, and only one attempt of a step does
 I9   what is published was committed; what is confirmed to the slot was published
-I10  only commands of committed transactions are executed
+I10  only commands of committed transactions are executed, and what they tell came of an effect
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from kompensate.orchestrator.kernel.state import Call, SagaState
 from kompensate.orchestrator.kernel.tables import CallStatus
 from kompensate.orchestrator.ports import Record
 from kompensate.simulator.database import COLUMNS, Database
+from kompensate.simulator.hearing import Hearing
 from kompensate.simulator.ledger import Ledger
+from kompensate.simulator.scripted import EVENT
 from kompensate.simulator.violation import Violation, expect
 
 _NAMES = [column.name for column in COLUMNS]
-_ID = _NAMES.index("id")
+_ID, _TOPIC, _CAUSE = _NAMES.index("id"), _NAMES.index("aggregatetype"), _NAMES.index("ce_causationid")
 _NOT_DONE = (CallStatus.REFUSED, CallStatus.FAILED)
 
 
@@ -25,6 +28,7 @@ class Effects:
 
     def __init__(self, ledger: Ledger, databases: dict[str, Database], committed: Callable[[str], None]) -> None:
         """`committed` is told of a service whose database has new rows."""
+        self._hearing: Hearing | None = None
         self._ledger = ledger
         self._committed = committed
         self._databases = databases
@@ -39,13 +43,28 @@ class Effects:
         for service, database in databases.items():
             database.on_rows = lambda lsn, rows, service=service: self._rows(service, lsn, rows)  # type: ignore[misc]
 
+    def listen(self, hearing: Hearing) -> None:
+        """Events are told and handled, too: an event's handler leaves no row in the outbox."""
+        self._hearing = hearing
+        for service, database in self._databases.items():
+            database.on_change = partial(self._executed, service)
+
     def _rows(self, service: str, lsn: int, rows: list[list[bytes | None]]) -> None:
         for row in rows:
             id_ = row[_ID] or b""
             self.unpublished[service][id_] = lsn
             self._known.add(id_)
         self._executed(service)
+        if self._hearing is not None:
+            self._caused(service, rows, self._hearing)
         self._committed(service)
+
+    def _caused(self, service: str, rows: list[list[bytes | None]], hearing: Hearing) -> None:
+        """What a handler tells came of a command that took effect."""
+        for row in rows:
+            cause = (row[_CAUSE] or b"").decode()
+            if cause and (row[_TOPIC] or b"").decode() in hearing.topics:
+                expect(cause in self.done, "I10", f"{service} told an event of {cause}, which took no effect")
 
     def _executed(self, service: str) -> None:
         found = self._databases[service].query(
@@ -53,18 +72,26 @@ class Effects:
         )
         for number, command_id, phase, compensates in found:
             self._seen[service] = number
-            expect(command_id in self._ledger.issued, "I10", f"{service} executed {command_id}, which nobody issued")
-            expect(command_id not in self.done, "I2", f"{service} executed {command_id} twice")
-            self.done.add(command_id)
-            if phase == "forward":
-                expect(command_id not in self._closed, "I1", f"{service} executed {command_id} after it was undone")
-                self._once(service, command_id)
-            else:
-                self._undos.add(command_id)
-                expect(compensates in self.done, "I1", f"{service} undid {compensates}, which was not done")
-                expect(compensates not in self.undone, "I2", f"{service} undid {compensates} twice")
-                self.undone.add(compensates)
-                self._closed.add(compensates)
+            if phase == EVENT and self._hearing is not None:
+                self._hearing.handled(service, command_id)
+                continue
+            self.took_effect(service, command_id, phase, compensates)
+
+    def took_effect(self, service: str, command_id: str, phase: str, compensates: str | None) -> None:
+        """A command did, in the service's database or at its provider. Raises Violation."""
+        expect(command_id in self._ledger.issued, "I10", f"{service} executed {command_id}, which nobody issued")
+        expect(command_id not in self.done, "I2", f"{service} executed {command_id} twice")
+        self.done.add(command_id)
+        if phase == "forward":
+            expect(command_id not in self._closed, "I1", f"{service} executed {command_id} after it was undone")
+            self._once(service, command_id)
+        else:
+            self._undos.add(command_id)
+            expect(compensates in self.done, "I1", f"{service} undid {compensates}, which was not done")
+            expect(compensates not in self.undone, "I2", f"{service} undid {compensates} twice")
+            assert compensates is not None
+            self.undone.add(compensates)
+            self._closed.add(compensates)
 
     def _once(self, service: str, command_id: str) -> None:
         call = self._ledger.issued[command_id]

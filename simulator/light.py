@@ -1,13 +1,15 @@
 """An application with its services in one process and in real time: `kompensate dev --light`.
 
-A worker, a participant and a relay a service, stepped in turn by whoever holds the `Light`, in his thread: so that
-a debugger stops all of them together. Databases are SQLite's, in memory. Local steps run as in a worker.
+A worker, an intake where there are mappings, a participant and a relay a service, stepped in turn by whoever holds the
+`Light`, in his thread: so that a debugger stops all of them together. Databases are SQLite's, in memory. Local steps
+run as in a worker, outside calls in place.
 """
 
 import sys
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
+from uuid import uuid4
 
 from sqlalchemy import BigInteger, Connection, MetaData, Table
 from sqlalchemy.ext.compiler import compiles
@@ -20,10 +22,12 @@ from kompensate.orchestrator.settings import Settings
 from kompensate.participants.participant import Handler, Participant
 from kompensate.schemas.formats import payloads_of
 from kompensate.schemas.requests import make_request
+from kompensate.schemas.topics import partition_of
 from kompensate.simulator.application import Simulated
 from kompensate.simulator.processes import Process
 from kompensate.simulator.reading import MemoryReader
 from kompensate.simulator.samples import sample
+from kompensate.simulator.telling import headers
 from kompensate.simulator.world import World
 
 NAP_SECONDS_MAX = 0.001
@@ -75,8 +79,10 @@ class Light:
         written = {found.name: found for found in participants}
         self.application = application
         self.stand_ins = tuple(name for name in application.services if name not in written)
-        self.idle = tuple(sorted(set(written) - set(application.services)))
+        others = {name: one for name, one in written.items() if name not in application.services}
+        self.idle = tuple(sorted(name for name, one in others.items() if not (one.subscribes or one.publishes)))
         played = {name: written.get(name) or StandIn(name, application) for name in application.services}
+        played |= {name: one for name, one in others.items() if name not in self.idle}
         steps = Steps(application.limits, settings.step_threads)
         self.world = World(application, played, settings, Random(), ShortNaps(clock), steps)
         self._clock = clock
@@ -95,6 +101,8 @@ class Light:
                 with self.world.databases[name].engine.begin() as connection:
                     each(name, connection)
         self.processes: list[Process] = [self.world.worker("light")]
+        if application.intake:
+            self.processes.append(self.world.intake("light"))
         for name in played:
             self.processes += [self.world.participant(name, 1), self.world.relay(name)]
 
@@ -109,6 +117,24 @@ class Light:
         """What clients ask; `what` as in make_request. Raises ValueError, BadPayload."""
         request = make_request(type_, saga_id, source=SOURCE, time=self._clock.now(), payloads=self._payloads, **what)
         self.world.ask(request)
+
+    def tell_event(self, topic: str, type_: str, key: str, payload: bytes | None) -> None:
+        """What another program tells on a topic that somebody here listens to. Raises ValueError."""
+        topics = self.world.heard()
+        if topic not in topics:
+            raise ValueError(
+                f"expected a topic that is heard here ({', '.join(topics) or 'there is none'}), got {topic!r}"
+            )
+        partition = partition_of(key, self.world.broker.partitions(topic))
+        found = headers(type_, key, str(uuid4()), SOURCE, self._clock.now())
+        self.world.broker.produce(topic, partition, key.encode(), payload, found)
+
+    def behind(self) -> bool:
+        """Is there an event that has not been seen to?"""
+        world = self.world
+        groups: dict[str, Sequence[str]] = {name: one.subscribes for name, one in world.participants.items()}
+        groups[world.topics.intake_group] = [mapping.topic for mapping in self.application.intake]
+        return any(world.lags(group, topic) for group, topics in groups.items() for topic in topics)
 
     def close(self) -> None:
         """Stop the processes; everything is gone."""
@@ -125,17 +151,17 @@ class Light:
 
     def _note(self, records: Sequence[Record]) -> None:
         topics = self.world.topics
-        dead = {topics.dead(service) for service in self.application.services}
+        dead = {topics.dead(service) for service in self.world.participants}
         for record in records:
             self._moved = True
             if record.topic != topics.quarantine and record.topic not in dead:
                 continue
-            headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers or ()}
+            found = {name: (value or b"").decode(errors="replace") for name, value in record.headers or ()}
             if record.topic == topics.quarantine:
                 self.rejected.add((record.key or b"").decode(errors="replace"))
-                self._tell(f"rejected: {headers.get('q_reason', '')}")
+                self._tell(f"rejected: {found.get('q_reason', '')}")
             else:
-                self._tell(f"dead letter in {record.topic}: {headers.get('q_reason', '')}")
+                self._tell(f"dead letter in {record.topic}: {found.get('q_reason', '')}")
 
 
 def _tables_of(participant: Participant) -> list[MetaData]:

@@ -18,6 +18,7 @@ from kompensate.simulator.ledger import Ledger
 from kompensate.simulator.plan import Plan
 from kompensate.simulator.resets import Resets
 from kompensate.simulator.schedules import Schedules
+from kompensate.simulator.telling import Teller
 from kompensate.simulator.world import World
 
 SOURCE = "kompensate:simulator"
@@ -31,6 +32,8 @@ class Habits:
     cancel: float = 0.003
     pause: float = 0.002
     resume: float = 0.02
+    tell: float = 0.5
+    """Tells an event instead of starting a saga, where somebody listens."""
     again: float = 0.005
     """Starts or signals it once more, as a client does that had no answer."""
 
@@ -46,6 +49,9 @@ class Load:
     def __init__(self, plan: Plan, simulated: Simulated, world: World, ledger: Ledger, expected: Expected) -> None:
         self.calm = False
         self.started: list[str] = []
+        self.teller: Teller | None = None
+        self._under_way: set[str] = set()
+        """Events that were told, and do not stand in their topics yet."""
         self._plan, self._simulated, self._world, self._ledger = plan, simulated, world, ledger
         self._expected = expected
         self._random = Random(f"{plan.seed}/load")
@@ -70,6 +76,11 @@ class Load:
         """Every saga that was started from outside."""
         return [*self.started, *(saga_id for saga_id, _ in self.schedules.starts())]
 
+    def came(self, event: str, sagas: list[str]) -> None:
+        """An event stands in its topic, and asks for these sagas."""
+        self._under_way.discard(event)
+        self.started += [saga_id for saga_id in dict.fromkeys(sagas) if saga_id not in self.started]
+
     def step(self) -> None:
         """A moment passes: perhaps somebody asks for something."""
         random, habits = self._random, self._habits
@@ -77,8 +88,11 @@ class Load:
             self._resets.step(calm=self.calm)
         if not self._deleted:
             self._tend()
-        if not self._deleted and len(self.started) - self._ledger.closed < self._plan.width:
-            self._start()
+        if not self._deleted and len(self.started) + len(self._under_way) - self._ledger.closed < self._plan.width:
+            if self.teller is not None and random.random() < habits.tell:
+                self._under_way.add(self.teller.tell(random))
+            else:
+                self._start()
         roll = random.random()
         if roll > habits.anything:
             return

@@ -11,8 +11,12 @@ if TYPE_CHECKING:
 
 DEPTH_MAX = 3
 """Processes that stand still at once, each in the middle of something."""
-IN_DATABASE = ("participant.after_claim", "participant.after_handler", "participant.before_db_commit")
-"""Points inside a database transaction. SQLite knows no row locks, so nobody is paused there."""
+UNPAUSED = (
+    *("participant.after_claim", "participant.after_handler", "participant.before_db_commit"),
+    *("outside.before_result_commit", "outside.before_call"),
+)
+"""Where nobody is paused: inside a database transaction, for SQLite knows no row locks; and in the last moment before a
+call: who stands still there calls late, which nothing of ours can prevent."""
 TO_PROCESSES = ("expire", "kill", "scale")
 COMMAND_PARTITIONS_MAX = 5
 
@@ -92,7 +96,7 @@ class Mishaps:
             raise Killed
         if hits:
             raise InjectedFault(name)
-        if name not in IN_DATABASE and len(self._run.stack) < DEPTH_MAX and self._pauses.hits():
+        if name not in UNPAUSED and len(self._run.stack) < DEPTH_MAX and self._pauses.hits():
             self._pause(self._run.stack[-1])
 
     def _pause(self, process: Process) -> None:

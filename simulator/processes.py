@@ -1,11 +1,14 @@
-"""What runs in the world: workers, participants and relays, each stepped by hand, stopped in order or killed."""
+"""What runs in the world: workers, intakes, participants and relays, stepped by hand, stopped in order or killed."""
 
 from collections.abc import Callable
 from typing import Protocol
 
+from kompensate.orchestrator.intake.loop import IntakeLoop
 from kompensate.orchestrator.testing import MemoryLog
+from kompensate.orchestrator.testing.sources import MemorySources
 from kompensate.orchestrator.worker.loop import Loop
 from kompensate.outbox.errors import Disconnected, Gap
+from kompensate.participants.outside.desk import RUNNING_SECONDS
 from kompensate.participants.runner import Runner
 from kompensate.simulator.commands import MemorySource
 from kompensate.simulator.database import Database, Session
@@ -62,11 +65,47 @@ class WorkerProcess:
         return None if self._log is None else (self._group, self._log.member)
 
 
+class IntakeProcess:
+    """An intake. Its group takes what it last joined as for its member."""
+
+    def __init__(self, name: str, group: str, make: Callable[[Callable[[MemorySources], None]], IntakeLoop]) -> None:
+        """`make` is given what is to be told of each time that the loop joins."""
+        self.name = name
+        self._group = group
+        self._sources: MemorySources | None = None
+        self.loop = make(self._joined)
+
+    def _joined(self, sources: MemorySources) -> None:
+        self._sources = sources
+
+    def step(self) -> None:
+        self.loop.step()
+
+    def stop(self) -> None:
+        self.loop.close()
+
+    def idle(self) -> bool:
+        return self.loop.joined and self._sources is not None and not self._sources.unread
+
+    def member(self) -> tuple[str, str] | None:
+        return None if self._sources is None else (self._group, self._sources.member)
+
+
 class ParticipantProcess:
     """A service's participant."""
 
-    def __init__(self, name: str, group: str, source: MemorySource, runner: Runner, database: Database) -> None:
+    def __init__(
+        self,
+        name: str,
+        group: str,
+        source: MemorySource,
+        runner: Runner,
+        database: Database,
+        deliver: Callable[[], None] | None = None,
+    ) -> None:
+        """`deliver` brings the ends of its outside calls, where they take time."""
         self.name, self.service = name, database.service
+        self._deliver = deliver
         self.source = source
         self.runner = runner
         self._group, self._database = group, database
@@ -74,6 +113,8 @@ class ParticipantProcess:
 
     def step(self) -> None:
         try:
+            if self._deliver is not None:
+                self._deliver()
             self.runner.turn()
         finally:
             self._database.collect()
@@ -83,6 +124,10 @@ class ParticipantProcess:
 
     def idle(self) -> bool:
         return not self.source.unread and self.runner.idle_seconds() > 0
+
+    def due(self) -> bool:
+        """Has its time come, or that of a call which may have ended?"""
+        return self.runner.idle_seconds() <= (0 if self._deliver is None else RUNNING_SECONDS)
 
     def member(self) -> tuple[str, str] | None:
         return self._group, self.source.member

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,3 +32,14 @@ def silenced() -> Iterator[None]:
         yield
     finally:
         logging.disable(before)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Libraries that draw lots for themselves (tenacity, for its jitter) draw those of the seed."""
+    before = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)

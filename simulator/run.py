@@ -23,6 +23,7 @@ from kompensate.participants.outcome import Call
 from kompensate.schemas.faults import InjectedFault, observe
 from kompensate.simulator import limits, rest
 from kompensate.simulator.application import Simulated
+from kompensate.simulator.audience import Audience
 from kompensate.simulator.chaos import Chaos, Killed
 from kompensate.simulator.effects import Effects
 from kompensate.simulator.expected import Expected
@@ -31,9 +32,10 @@ from kompensate.simulator.lateness import Lateness
 from kompensate.simulator.ledger import Ledger
 from kompensate.simulator.load import Load
 from kompensate.simulator.mishaps import DEPTH_MAX, Mishaps
+from kompensate.simulator.outside import providers
 from kompensate.simulator.plan import Plan
 from kompensate.simulator.processes import ParticipantProcess, Process, WorkerProcess
-from kompensate.simulator.quiet import silenced, uncollected
+from kompensate.simulator.quiet import seeded, silenced, uncollected
 from kompensate.simulator.scripted import Odds, Scripted
 from kompensate.simulator.violation import Violation, expect
 from kompensate.simulator.watched import Watched
@@ -89,7 +91,7 @@ def simulate(plan: Plan, simulated: Simulated, odds: Odds | None = None, *, logs
 def _simulate(plan: Plan, simulated: Simulated, odds: Odds) -> Outcome:
     run = Run(plan, simulated, odds)
     outcome = Outcome(plan)
-    with observe(run.mishaps.at_point), closing(run):
+    with observe(run.mishaps.at_point), seeded(plan.seed), closing(run):
         try:
             run.go()
         except Violation as violation:
@@ -114,12 +116,13 @@ class Run:
         self.clock = SimulatedClock()
         self.clock.meanwhile = self._meanwhile
         self.scripted = {
-            s: Scripted(s, plan.seed, odds, self._reply, application.payloads) for s in application.services
+            name: Scripted(name, plan.seed, odds, self.reply, application.payloads, known)
+            for name, known in simulated.services.items()
         }
         jitter = Random(f"{plan.seed}/jitter")
         self.world = World(application, self.scripted, PROCESS_SETTINGS, jitter, self.clock)
         self.ledger = Ledger(application.name, self.world.topics, application.services)
-        self.effects = Effects(self.ledger, self.world.databases, lambda service: self._wake(f"relay-{service}"))
+        self.effects = Effects(self.ledger, self.world.databases, lambda service: self.wake(f"relay-{service}"))
         self.chaos = Chaos(plan, self.world.broker, self.stir)
         self.mishaps = Mishaps(self)
         self.load = Load(plan, simulated, self.world, self.ledger, self.expected)
@@ -134,17 +137,22 @@ class Run:
         self._workers = [f"worker-{number}" for number in range(plan.workers)]
         self.consumers = {
             self.world.topics.commands(service): [f"{service}-{number}" for number in range(plan.participants)]
-            for service in application.services
+            for service in self.scripted
         }
         self._activity = self._acted = self._jumps = 0
         self._busy: list[str] = []
         self._replies = {self.world.topics.replies(service): service for service in application.services}
         self.world.broker.on_append = self._appended
         self.world.broker.on_commit = self._committed
+        self.audience = Audience(self, simulated) if self.world.heard() else None
+        if self.audience is not None:
+            self._replies |= self.audience.published
+            self._makers |= self.audience.intakes()
+        self.outside = providers(self)
         self._make_processes()
 
     def _make_processes(self) -> None:
-        world, services = self.world, self.world.application.services
+        world, services = self.world, self.scripted
         for number in range(self.plan.workers):
             self._makers[f"worker-{number}"] = lambda n=number: world.worker(str(n), self._sagas, self.chaos.producer)  # type: ignore[misc]
         for service in services:
@@ -184,7 +192,7 @@ class Run:
         """A program waits for this."""
         self.expected.note(saga_id, operation)
 
-    def _reply(self, type_: str, payload: dict[str, Any], call: Call) -> object:
+    def reply(self, type_: str, payload: dict[str, Any], call: Call) -> object:
         """What a participant makes of a command that is done."""
         issued, expected = self.ledger.issued.get(call.id), None
         if issued is not None and call.phase == "forward":
@@ -213,7 +221,7 @@ class Run:
 
     def _start(self, name: str) -> None:
         self.running[name] = self._makers[name]()
-        self._wake(name)
+        self.wake(name)
 
     def close(self) -> None:
         """Let go of everything."""
@@ -222,20 +230,23 @@ class Run:
     # What is watched.
 
     def _appended(self, record: Record) -> None:
-        owner = self._owners.get(record.partition)
-        self._wake(*([owner] if owner else self._workers))
+        if self.audience is None or not self.audience.appended(record):
+            owner = self._owners.get(record.partition)
+            self.wake(*([owner] if owner else self._workers))
         service = self._replies.get(record.topic)
         if service is not None:
             self.effects.published(service, record)
         self.ledger.appended(record)
 
     def _committed(self, records: list[Record], groups: list[Offsets]) -> None:
-        orders = self.world.topics.orders
+        if self.audience is not None and self.audience.committed(records, groups):
+            return
+        asked = (self.world.topics.requests, self.world.topics.orders)
         for topic, partition in dict.fromkeys((record.topic, record.partition) for record in records):
-            if topic == orders:
-                self._wake(self._owners.get(partition, ""))
+            if topic in asked:
+                self.wake_owner(partition)
             elif topic in self.consumers:
-                self._wake(*self._readers(topic, partition))
+                self.wake(*self._readers(topic, partition))
         self.ledger.committed(records, groups)
         limits.check(self)
         for state in self.ledger.fresh:
@@ -247,8 +258,10 @@ class Run:
         names = self.consumers[topic]
         for name in names:
             process = self.running.get(name)
-            if process is not None and partition in self._owned_by(process):
-                return (name,)
+            if isinstance(process, ParticipantProcess):
+                number = process.source.events + partition
+                if number in self._owned_by(process):
+                    return (name,)
         return names
 
     def paused_or_dead(self) -> bool:
@@ -277,6 +290,8 @@ class Run:
         self.load.step()
         self.chaos.arrive()
         self.mishaps.happen()
+        if self.outside is not None:
+            self.outside.turn()
         busy = self._busy
         if self.stack:
             busy = [name for name in busy if self.running[name] not in self.stack]
@@ -327,16 +342,20 @@ class Run:
         dues = [p.next_due for number, p in self.partitions.items() if self._owners[number] == process.name]
         return any(due is not None and due <= now for due in dues)
 
-    def _wake(self, *names: str) -> None:
+    def wake(self, *names: str) -> None:
         """Something has changed for these."""
         self._activity += 1
         for name in names:
             if name not in self._busy and name in self.running:
                 self._busy.append(name)
 
+    def wake_owner(self, partition: int) -> None:
+        """Something has come for the worker that owns this partition."""
+        self.wake(self._owners.get(partition, ""))
+
     def stir(self) -> None:
         """Something has changed, who knows for whom."""
-        self._wake(*self.running)
+        self.wake(*self.running)
 
     def dead(self, process: Process) -> None:
         """It is gone; its membership is not, for a while. Another comes in its place."""
@@ -378,7 +397,7 @@ class Run:
         self.clock.advance(seconds + self.random.random() * OVERSHOOT_SECONDS)
         if under_way and seconds >= MARKER_SECONDS:
             self.chaos.deliver()
-        self._wake(*self._due_now(participants))
+        self.wake(*self._due_now(participants))
         self._acted = self._activity
 
     def _due_now(self, participants: list[ParticipantProcess]) -> list[str]:
@@ -389,7 +408,7 @@ class Run:
         names = [self._owners[n] for n, p in self.partitions.items() if any(due <= now for due in p.dues)]
         released = [service for service, late in self._late.items() if late.release()]
         for process in participants:
-            if process.runner.idle_seconds() <= 0 or process.service in released:
+            if process.due() or process.service in released:
                 names.append(process.name)
         return names
 
@@ -407,6 +426,8 @@ class Run:
         self.chaos.calm = self.load.calm = True
         for scripted in self.scripted.values():
             scripted.calm = True
+        if self.outside is not None:
+            self.outside.calm = True
         jumps = 0
         while not rest.reached(self):
             before = self.ledger.events
@@ -415,4 +436,6 @@ class Run:
             if self.ledger.events == before:
                 jumps += 1
                 self.load.help()
+                if self.outside is not None:
+                    self.outside.answer_unknown()
             expect(jumps < HEALING_JUMPS_MAX, "I3", f"expected to come to rest, got: {rest.missing(self)}")

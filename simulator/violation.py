@@ -2,7 +2,7 @@
 
 
 class Violation(BaseException):
-    """An invariant does not hold. `name` is its short name: I1 to I12, or what else went wrong.
+    """An invariant does not hold. `name` is its short name: I1 to I14, or what else went wrong.
 
     Not an Exception: the loops under test catch those, and go on.
     """

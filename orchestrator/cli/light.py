@@ -130,7 +130,7 @@ def _introduce(running: Light) -> None:
     for name in running.stand_ins:
         say(f"service {name}: no Participant found, every command is answered with done")
     for name in running.idle:
-        say(f"service {name}: no saga of this application calls it")
+        say(f"service {name}: no saga of this application calls it, and it subscribes to nothing")
 
 
 class Session:
@@ -150,12 +150,14 @@ class Session:
         """
         if self._lines.terminal:
             say("`help` says what can be typed.")
+        quiet = 0
         while not self.shell.quitting:
             moved = self._turn()
+            quiet = 0 if moved else quiet + 1
             line = self._lines.next(0.0 if moved else IDLE_SECONDS)
             if line is not None:
                 self._do(line)
-            elif not moved and self._nothing_to_come(ends):
+            elif quiet >= QUIET_TURNS and self._nothing_to_come(ends):
                 return bool(self.failures()) and not self._lines.terminal
         return False
 
@@ -189,10 +191,14 @@ class Session:
             say(f"Error: {text}")
 
     def _over(self) -> bool:
-        """All sagas have ended, or are held: nobody is there to release them."""
+        """All sagas have ended, or are held: nobody is there to release them. And every event was seen to."""
         views = {view.saga_id: view for view in self._watched.views}
         begun = all(saga_id in views or saga_id in self._running.rejected for saga_id in self.shell.started)
-        return begun and all(view.ended or view.hold or view.damaged for view in views.values())
+        return (
+            begun
+            and not self._running.behind()
+            and all(view.ended or view.hold or view.damaged for view in views.values())
+        )
 
 
 class Lines:

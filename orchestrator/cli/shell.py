@@ -18,6 +18,7 @@ HELP = """\
 start SAGA ID [JSON]      start a saga
 signal ID NAME [JSON]     send it a message
 cancel ID [REASON]        stop it and undo what it did
+event TOPIC TYPE KEY [JSON]  tell an event, as another program would
 show ID                   where it stands, and what it waits for
 history ID                its events
 list                      all sagas
@@ -36,6 +37,7 @@ class Shell:
             "start": (self._start, 2, 3),
             "signal": (self._signal, 2, 3),
             "cancel": (self._cancel, 1, 2),
+            "event": (self._event, 3, 4),
             "show": (self._show, 1, 1),
             "history": (self._history, 1, 1),
             "list": (self._list, 0, 0),
@@ -53,7 +55,7 @@ class Shell:
         do, least, most = self._verbs[verb]
         words = rest.split(None, max(most - 1, 0)) if rest.strip() else []
         if not least <= len(words) <= max(most, 0):
-            usage = next((text[:26].strip() for text in HELP.splitlines() if text.startswith(verb)), verb)
+            usage = next((text.partition("  ")[0] for text in HELP.splitlines() if text.startswith(verb)), verb)
             raise ValueError(f"expected {usage}, got {line!r}")
         do(*words)
 
@@ -71,6 +73,9 @@ class Shell:
 
     def _cancel(self, saga_id: str, reason: str | None = None) -> None:
         self._running.ask(CANCEL, saga_id, subject=reason)
+
+    def _event(self, topic: str, type_: str, key: str, text: str | None = None) -> None:
+        self._running.tell_event(topic, type_, key, _json(text))
 
     def _show(self, saga_id: str) -> None:
         self._settle()

@@ -2,12 +2,14 @@
 
 import importlib
 import random
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from kompensate.orchestrator.cli import participant
 from kompensate.orchestrator.cli.history import cells, history_table
 from kompensate.orchestrator.cli.options import load_application
 from kompensate.orchestrator.cli.output import print_table, say
@@ -21,6 +23,7 @@ from kompensate.simulator.shrinking import ATTEMPTS, shrink
 SHRINK_SECONDS = 600.0
 """Longer nobody waits for a smaller plan."""
 HELD_MAX = 10
+MADE = ("input", "reply", "signal", "event")
 
 EPILOG = "Exit codes: 0 nothing broke, 1 something did (its plan is printed and kept), 2 wrong usage."
 
@@ -28,6 +31,13 @@ EPILOG = "Exit codes: 0 nothing broke, 1 something did (its plan is printed and 
 @click.command(epilog=EPILOG)
 @click.argument("app", metavar="MODULE:OBJECT")
 @click.option("--app-dir", default=".", show_default=True, help="Where MODULE is looked for first.")
+@click.option(
+    "--participant",
+    "participants",
+    multiple=True,
+    metavar="MODULE:OBJECT",
+    help="Play what it declares, too: what it subscribes to and publishes. May be repeated.",
+)
 @click.option("--minutes", type=click.FloatRange(min=0), default=1.0, show_default=True, help="How long to run seeds.")
 @click.option("--seed", type=int, help="The first seed. Default: by chance; it is printed.")
 @click.option("--processes", type=click.IntRange(min=1), default=1, show_default=True, help="Runs at the same time.")
@@ -47,6 +57,7 @@ EPILOG = "Exit codes: 0 nothing broke, 1 something did (its plan is printed and 
 )
 def simulate(
     app: str,
+    participants: tuple[str, ...],
     app_dir: str,
     minutes: float,
     seed: int | None,
@@ -58,16 +69,17 @@ def simulate(
 ) -> None:
     """Run an application's sagas in a simulated system that fails all the time.
 
-    Workers, participants and relays are the real ones; log, databases and time are in memory. Services are
-    played by participants that do, refuse, fail or take long as chance has it. After every commit the
-    invariants are checked. The same seed does the same again.
+    Workers, intakes, participants and relays are the real ones; log, databases and time are in memory. Services
+    are played by participants that do, refuse, fail or take long as chance has it; handlers are not called. After
+    every commit the invariants are checked. The same seed does the same again.
 
     \b
     Examples:
       kompensate simulate shop:app --minutes 10 --processes 4
       kompensate simulate shop:app --seed 17 --minutes 0
+      kompensate simulate shop:app --participant shop.mails:mails
     """
-    load = partial(simulated, app, app_dir)
+    load = partial(simulated, app, app_dir, participants)
     found = load()
     try:
         one = None if plan_text is None else Plan.from_json(plan_text)
@@ -114,12 +126,13 @@ def _keep(failure: Outcome, regressions: Path) -> None:
     click.echo(f"added to {regressions}")
 
 
-def simulated(app: str, app_dir: str) -> Simulated:
-    """The application that MODULE:OBJECT names, with what its module says about inputs, replies and signals."""
+def simulated(app: str, app_dir: str, participants: Sequence[str] = ()) -> Simulated:
+    """The application that MODULE:OBJECT names, with what its module says about inputs, replies, signals and events."""
     application = load_application(app, app_dir)
     module: Any = importlib.import_module(app.partition(":")[0])
-    names = ("make_input", "make_reply", "make_signal")
-    return Simulated(application, **{name: getattr(module, f"simulated_{name[5:]}", None) for name in names})
+    makers = {f"make_{what}": getattr(module, f"simulated_{what}", None) for what in MADE}
+    known = tuple(participant.load(one, app_dir) for one in participants)
+    return Simulated(application, participants=known, **makers)
 
 
 def _kinds(text: str) -> tuple[str, ...]:

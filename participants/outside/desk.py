@@ -72,6 +72,7 @@ class Desk:
         clock: Callable[[Connection], float] = database_time,
         monotonic: Callable[[], float] = time.monotonic,
         hands: Callable[[Callable[[Ended], None], Callable[[], float]], Hands] = Threads,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:12]}"
         self._participant = participant
@@ -79,6 +80,7 @@ class Desk:
         self._bury = bury
         self._clock = clock
         self._monotonic = monotonic
+        self._sleep = sleep
         self._handlers = {h.contract: h for h in participant.handlers if h.external is not None}
         self._queue: SimpleQueue[Ended] = SimpleQueue()
         self._hands = hands(self._queue.put, monotonic)
@@ -147,7 +149,7 @@ class Desk:
                 log.error("outside calls: their results are asked for again after their leases: %s", error)
                 self._failed_until = now + FAILED_SECONDS
             if self._running:
-                time.sleep(RUNNING_SECONDS)
+                self._sleep(RUNNING_SECONDS)
         if self._running:
             log.warning(
                 "%d outside calls are still out: they are taken over when their leases have passed", len(self._running)

@@ -4,7 +4,7 @@ All of it runs in the caller's transaction. Only an unknown outcome is his to sa
 asked about, the service is nearer to the truth.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,10 +56,15 @@ def ask_again(connection: Connection, command_id: str) -> None:
 
 
 def answer(
-    connection: Connection, command_id: str, outcome: Literal["done", "refused", "failed"], said: object
+    connection: Connection,
+    command_id: str,
+    outcome: Literal["done", "refused", "failed"],
+    said: object,
+    *,
+    clock: Callable[[Connection], float] = database_time,
 ) -> None:
     """Answer for the provider: `said` is a result (JSON values), or the reason of a no. Raises NotThere, NotYours."""
-    book, service, command = _unknown(connection, command_id)
+    book, service, command = _unknown(connection, command_id, clock)
     participant = Participant(service)
     if outcome == "done":
         found = Answer("done", f"{service}.Done", encode(said))
@@ -73,11 +78,13 @@ def answer(
     book.close([command_id])
 
 
-def _unknown(connection: Connection, command_id: str) -> tuple[Book, str, Command]:
+def _unknown(
+    connection: Connection, command_id: str, clock: Callable[[Connection], float] = database_time
+) -> tuple[Book, str, Command]:
     services: Sequence[str] = [s for s, kept, _, _ in Book.open_everywhere(connection) if kept.command_id == command_id]
     if not services:
         raise NotThere(f"expected the id of an outside command without an answer, got {command_id!r}")
-    book = Book(connection, services[0], database_time(connection))
+    book = Book(connection, services[0], clock(connection))
     kept = book.locked([command_id])[command_id]
     if kept.status != "unknown" or kept.record is None:
         raise NotYours(

@@ -4,10 +4,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from kompensate.simulator.application import Simulated
 from kompensate.simulator.plan import Plan
 from kompensate.simulator.run import simulate
 from kompensate.simulator.scripted import Odds
 from tests.fixtures.defenceless import DEFENCES
+from tests.fixtures.eventful import EVENTFUL
 from tests.fixtures.simulated import SIMULATED
 
 USUAL = Plan(0, sagas=120, width=60, steps=6_000, intensity=3.0)
@@ -26,6 +28,7 @@ class Case:
     breaks: tuple[str, ...] = ()
     seeds: int = 15
     odds: Odds | None = None
+    simulated: Simulated = SIMULATED
 
 
 CASES = {
@@ -48,6 +51,14 @@ CASES = {
     "counted limits": Case(USUAL, ("I3", "I12")),
     "settled": Case(TAKE_OVERS, ("I12",)),
     "moved back": Case(ABORTS, ("I3", "I12")),
+    "key": Case(USUAL, ("I2",), simulated=EVENTFUL),
+    "intent": Case(USUAL, ("I14",), simulated=EVENTFUL),
+    "window": Case(USUAL, ("I2",), simulated=EVENTFUL),
+    "in doubt": Case(USUAL, ("I1", "I2"), simulated=EVENTFUL),
+    "waiting": Case(USUAL, ("I1", "I2"), simulated=EVENTFUL),
+    "heard": Case(USUAL, ("I2",), simulated=EVENTFUL),
+    "intake offsets": Case(USUAL, ("I13",), simulated=EVENTFUL),
+    "intake rewind": Case(USUAL, ("I13",), simulated=EVENTFUL),
 }
 
 
@@ -65,11 +76,11 @@ def test_the_absence_of_a_defence_is_found(name: str) -> None:
     with DEFENCES[name]():
         for seed in range(case.plan.seed, case.plan.seed + case.seeds):
             plan = replace(case.plan, seed=seed)
-            broken = simulate(plan, SIMULATED, case.odds).violation
+            broken = simulate(plan, case.simulated, case.odds).violation
             if broken is not None:
                 break
 
     assert broken is not None, f"{case.seeds} seeds from {case.plan} on"
     assert broken.name in case.breaks, broken
-    held = simulate(plan, SIMULATED, case.odds).violation
+    held = simulate(plan, case.simulated, case.odds).violation
     assert held is None, f"{plan}: {held}"
