@@ -109,6 +109,7 @@ def test_sqlite_makes_the_same_records(outbox: PolledOutbox, lite: SqliteOutbox)
 
 
 @pytest.mark.slow
+@pytest.mark.stack  # which its fixtures do not show: it asks for them by name
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("kind", ["outbox", "lite"])
 def test_a_polling_relay_killed_at_any_point_loses_nothing(
