@@ -134,6 +134,7 @@ def test_another_database_makes_the_same_records(
 
 
 @pytest.mark.slow
+@pytest.mark.stack  # which its fixtures do not show: it asks for them by name
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("kind", ["outbox", "lite", "maria"])
 def test_a_polling_relay_killed_at_any_point_loses_nothing(
