@@ -83,6 +83,8 @@ class Slot:
                 else:
                     self._listen(timeout)
                     waited = True
+        if messages:
+            self._asked_at = None
         return messages
 
     def _listen(self, timeout: float) -> None:

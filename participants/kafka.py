@@ -5,6 +5,7 @@ librdkafka's options pass through, except those that the promises rest on: those
 
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ _librdkafka.addFilter(lambda record: not record.getMessage().startswith(("FAIL "
 
 CONNECT_SECONDS_MAX = 15.0
 BURY_SECONDS_MAX = 30.0
+LEAVE_SECONDS = 10.0
 REMINDER_SECONDS = 60.0
 """A broker that is away is tried several times a second: each kind of error is logged so often."""
 FENCES_MAX, FENCES_SECONDS = 5, 60.0
@@ -207,8 +209,12 @@ class KafkaSource:
             log.warning("offsets %s not committed, their commands may come again: %s", dict(offsets), error)
 
     def close(self) -> None:
-        """Leave the group."""
-        self._consumer.close()
+        """Leave the group; after LEAVE_SECONDS without it: librdkafka waits long for a broker that says nothing."""
+        leaving = threading.Thread(target=self._consumer.close, name="leave Kafka", daemon=True)
+        leaving.start()
+        leaving.join(LEAVE_SECONDS)
+        if leaving.is_alive():
+            log.warning("Kafka does not answer: not left the group in %g s, its session there will end", LEAVE_SECONDS)
         self.held = None
 
     def _rejoin(self, error: KafkaError) -> None:

@@ -81,10 +81,12 @@ def test_a_participant_whose_line_to_kafka_fails(near: str, line: Line, postgres
     topics.make()
     world = World(connect(postgres, "stock"))
     far, sent = f"127.0.0.1:{line.port}", 0
-    quick = {**IMPATIENT, "session.timeout.ms": 2_000, "heartbeat.interval.ms": 500}
+    # A request to join its group is waited for as long as a member may be away between polls, five minutes of itself.
+    quick = {**IMPATIENT, "session.timeout.ms": 2_000, "heartbeat.interval.ms": 500, "max.poll.interval.ms": 6_000}
     del quick["request.timeout.ms"]  # a producer's
-    with Service(stock, postgres, far, prefix="service.", settings=Settings(), kafka=quick):
+    with Service(stock, postgres, far, prefix="service.", settings=Settings(), kafka=quick) as service:
         for act in FAULTS.values():
+            wait_until("it has its partitions", lambda: service.ready, 60)
             topics.send([forward(f"c{n}", saga_id=f"saga-{n % 40}") for n in range(sent, sent + 100)])
             sent += 100
             act(line)
