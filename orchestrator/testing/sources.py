@@ -72,7 +72,7 @@ class MemorySources:
 
     def _take_over(self) -> None:
         """Read what was newly assigned from where its former owner left it, once that is certain."""
-        for place in sorted(self._fresh):
+        for place in [place for place in self._places if place in self._fresh]:
             topic, partition = place
             found = self._broker.committed(self._group, [topic], partition)
             if found is not None:  # else an open transaction holds its offset

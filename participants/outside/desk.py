@@ -148,7 +148,7 @@ class Desk:
             except Exception as error:
                 log.error("outside calls: their results are asked for again after their leases: %s", error)
                 self._failed_until = now + FAILED_SECONDS
-            if self._running:
+            if self._running or self._ended:
                 self._sleep(RUNNING_SECONDS)
         if self._running:
             log.warning(
