@@ -21,7 +21,6 @@ Kind = Literal["topic", "group", "transactional-id"]
 Pattern = Literal["literal", "prefixed"]
 
 APPLICATION_ROLES = ("orchestrator", "client", "operator", "letters", "intake", "hook", "admin")
-SERVICE_ROLES = ("service", "relay")
 _MAKE = ("Create", "DescribeConfigs", "AlterConfigs")
 _PRINCIPAL = re.compile(r"[A-Za-z]+:[^\x00-\x1f]+\Z")
 
