@@ -130,7 +130,7 @@ def _orchestrator(application: Application, names: Topics) -> Iterator[Need]:
     """Workers: at their start they compare every topic's configuration with the plan."""
     role = "orchestrator"
     # Declared schedules are asked for by requests; what sagas ask of each other stands with the orders.
-    for name in (names.requests, names.orders):
+    for name in (names.requests, names.control):
         yield _topic(role, name, "Read", "Write", "DescribeConfigs")
     yield _topic(role, names.state, "Read", "Write", "DescribeConfigs")
     yield _topic(role, names.history, "Write", "DescribeConfigs")
@@ -190,7 +190,7 @@ def _clients(application: Application, names: Topics) -> Iterator[Need]:
         for name in (names.state, names.history, names.quarantine):
             yield _topic(role, name, "Read", *(("DescribeConfigs",) if role == "operator" else ()))
         yield role, "group", READER_GROUP, ("Describe",), "literal"
-    yield _topic("operator", names.orders, "Write", "Read", "DescribeConfigs")
+    yield _topic("operator", names.control, "Write", "Read", "DescribeConfigs")
     for service in application.services:
         yield _topic("operator", names.replies(service), "Read", "DescribeConfigs")
         yield _topic("operator", names.commands(service), "Describe", "DescribeConfigs")
@@ -200,7 +200,7 @@ def _clients(application: Application, names: Topics) -> Iterator[Need]:
 
 def _letters(application: Application, names: Topics) -> Iterator[Need]:
     """`kompensate dlq retry | discard`: a record goes back to where it lay, whoever wrote it there."""
-    role, back, boxes = "letters", [names.requests, names.orders], [names.quarantine]
+    role, back, boxes = "letters", [names.requests, names.control], [names.quarantine]
     for service in application.services:
         back += [names.replies(service), names.commands(service)]
         boxes.append(names.dead(service))

@@ -73,7 +73,7 @@ def check_stated(what: str, who: str, reason: str) -> None:
 def topic_of(request: Request, topics: Topics) -> str:
     """Where it belongs: on the requests what anybody may ask who starts sagas; with the orders what operators say, and
     what sagas ask of each other, which name their parent or the command that they answer."""
-    return topics.requests if request.type in ASKED and request.parent is None else topics.orders
+    return topics.requests if request.type in ASKED and request.parent is None else topics.control
 
 
 def sealed(value: object, saga_id: str, payloads: SagaPayloads) -> bytes:

@@ -64,9 +64,9 @@ class Topics:
         return f"{self.prefix}{self.app}.requests"
 
     @property
-    def orders(self) -> str:
-        """What operators order, and what sagas ask of sagas: with ACLs nobody else says such things."""
-        return f"{self.prefix}{self.app}.orders"
+    def control(self) -> str:
+        """Operators' orders, and what sagas ask of sagas: with ACLs nobody else says such things."""
+        return f"{self.prefix}{self.app}.control"
 
     @property
     def state(self) -> str:
@@ -100,11 +100,11 @@ class Topics:
 
     def inputs(self, services: Iterable[str]) -> tuple[str, ...]:
         """Every topic whose records are inputs of sagas, the requests first: who owns a partition there owns all."""
-        return self.requests, self.orders, *map(self.replies, services)
+        return self.requests, self.control, *map(self.replies, services)
 
     def run_of(self, topic: str, partition: int, offset: int) -> str:
         """The run that a record begins. Requests and orders may have the same offset, so an order's is marked."""
-        return f"{partition}.{ORDERED if topic == self.orders else ''}{offset}"
+        return f"{partition}.{ORDERED if topic == self.control else ''}{offset}"
 
     def commands(self, service: str) -> str:
         return commands_topic(service, self.prefix)

@@ -20,7 +20,7 @@ class MemoryReader(Reader):
     def topics(self) -> dict[str, int]:
         names = (
             self._names.requests,
-            self._names.orders,
+            self._names.control,
             self._names.state,
             self._names.history,
             self._names.quarantine,

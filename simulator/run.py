@@ -241,7 +241,7 @@ class Run:
     def _committed(self, records: list[Record], groups: list[Offsets]) -> None:
         if self.audience is not None and self.audience.committed(records, groups):
             return
-        asked = (self.world.topics.requests, self.world.topics.orders)
+        asked = (self.world.topics.requests, self.world.topics.control)
         for topic, partition in dict.fromkeys((record.topic, record.partition) for record in records):
             if topic in asked:
                 self.wake_owner(partition)

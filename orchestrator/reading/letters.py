@@ -155,7 +155,7 @@ def _of_others(letter: Letter) -> bool:
     """Did an intake read it from a topic that is not the application's?"""
     app, dot, _ = letter.record.topic.rpartition(".quarantine")
     topic, names = letter.origin[0] if letter.origin else "", Topics(app)
-    return bool(dot) and topic not in (names.requests, names.orders) and not topic.startswith(names.replies(""))
+    return bool(dot) and topic not in (names.requests, names.control) and not topic.startswith(names.replies(""))
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def surroundings(looking: Lookup, saga_id: str, owners: Owners | None) -> Surrou
     """Raises ClientError."""
     partition, names = looking.partition(saga_id), looking.topics
     positions = _positions(looking, partition)
-    asked, replies = (names.requests, names.orders), names.replies("")
+    asked, replies = (names.requests, names.control), names.replies("")
     topics = [name for name in looking.reader.topics() if name in asked or name.startswith(replies)]
     behind, unhandled = 0, []
     for topic in topics:

@@ -134,7 +134,7 @@ class Batch:
         if kind != request.content_type:
             request = replace(request, content_type=kind)
         partition = partition_of(request.saga_id, self._partitions)
-        return OutRecord(self._topics.orders, partition, request.saga_id.encode(), request.payload, request.headers())
+        return OutRecord(self._topics.control, partition, request.saga_id.encode(), request.payload, request.headers())
 
     def _command(self, effect: SendCommand, state: SagaState) -> OutRecord:
         """A command's record, keyed by the saga or as its step says: librdkafka's murmur2 of that places it."""

@@ -44,7 +44,7 @@ def ask(stage: Stage, work: Callable[[AsyncClient], Awaitable[None]]) -> None:
 
 
 def requests(stage: Stage) -> list[Request]:
-    topics = (stage.topics.requests, stage.topics.orders)
+    topics = (stage.topics.requests, stage.topics.control)
     records = [record for topic in topics for record in stage.reader.scan(topic, {0: 0, 1: 0})]
     return [Request.parse(record.headers, record.value) for record in records]
 

@@ -51,7 +51,7 @@ def client(stage: Stage) -> Iterator[Client]:
 
 def requests(stage: Stage) -> list[tuple[int, Request]]:
     """(partition, request) of all there are, orders among them."""
-    topics = (stage.topics.requests, stage.topics.orders)
+    topics = (stage.topics.requests, stage.topics.control)
     records = [record for topic in topics for record in stage.reader.scan(topic, {0: 0, 1: 0})]
     return [(record.partition, Request.parse(record.headers, record.value)) for record in records]
 
@@ -79,7 +79,7 @@ def test_what_is_acknowledged_is_on_the_sagas_partition(stage: Stage, client: Cl
     assert [sent.partition for sent in asked] == [partition for partition, _ in there]
     assert all(r.time is not None and abs(r.time - s.time) < 60_000 for (_, r), s in zip(there, asked, strict=True))
     assert there[1][1].id == "s-1"
-    assert [sent.topic for sent in asked] == [stage.topics.requests] * 3 + [stage.topics.orders] * 2
+    assert [sent.topic for sent in asked] == [stage.topics.requests] * 3 + [stage.topics.control] * 2
 
 
 def test_a_request_is_interrupted_while_reports_come_in(client: Client) -> None:

@@ -34,5 +34,5 @@ def test_topics_are_applied_to_a_fresh_broker(stack_directory: Path) -> None:
 
     done = admin.apply()
 
-    assert done[-1] == f"group {admin.group}: 8 first offsets set"
+    assert done[-1] == f"group {admin.group}: 12 first offsets set"
     assert admin.check() == []

@@ -49,7 +49,7 @@ P = "m."
 
 WRITES = {
     "shop.requests": "letters orchestrator client operator intake relay:orders",
-    "shop.orders": "letters orchestrator operator",
+    "shop.control": "letters orchestrator operator",
     "shop.replies.inventory": "letters relay:inventory",
     "shop.replies.payments": "letters relay:payments",
     "shop.state": "orchestrator",
@@ -63,7 +63,7 @@ WRITES = {
 }
 READS = {
     "shop.requests": "orchestrator operator admin",
-    "shop.orders": "orchestrator operator admin",
+    "shop.control": "orchestrator operator admin",
     "shop.replies.inventory": "orchestrator operator admin",
     "shop.replies.payments": "orchestrator operator admin",
     "shop.state": "orchestrator client operator hook",
@@ -146,8 +146,8 @@ def test_everybody_may_do_what_they_need_and_nothing_else(stack: Stack, tried: G
             {("relay:payments", "writes", f"{P}shop.replies.inventory")},
         ),
         (
-            Grant("", f"User:{P}shop-client", "topic", f"{P}shop.orders", ("Write",)),
-            {("client", "writes", f"{P}shop.orders")},
+            Grant("", f"User:{P}shop-client", "topic", f"{P}shop.control", ("Write",)),
+            {("client", "writes", f"{P}shop.control")},
         ),
         (
             Grant("", f"User:{P}inventory", "topic", f"{P}payments.", ("Read",), "prefixed"),
@@ -333,7 +333,7 @@ def test_orders_are_for_operators(
         later = datetime.now(UTC) + timedelta(days=1)
         client.start("checkout", {"order_id": "later"}, saga_id="later", start_at=later, wait=True)
 
-        with pytest.raises(ClientError, match=r"shop\.orders: .*TOPIC_AUTHORIZATION_FAILED"):
+        with pytest.raises(ClientError, match=r"shop\.control: .*TOPIC_AUTHORIZATION_FAILED"):
             client.pause("later")
         close = client.requests.order("close", "later", who="ann", reason="forged")
         end = Request("e", CHILD_ENDED, "later", "s", command_id="c", outcome="done")
@@ -345,7 +345,7 @@ def test_orders_are_for_operators(
         assert forger.flush(DEADLINE_SECONDS) == 0
         wait_until("both are put aside", lambda: len(shop.quarantined("later")) == 2, DEADLINE_SECONDS)
         for reason in shop.quarantined("later"):
-            assert "on shop.orders, got it on shop.requests" in reason
+            assert "on shop.control, got it on shop.requests" in reason
         assert client.lookup.view("later").status == "pending"
         paused = shop.run("operator", "pause", "later", "--wait")
         assert paused.exit_code == 0, paused.output

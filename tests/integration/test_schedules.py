@@ -50,7 +50,7 @@ class Ticking:
     def firings(self, name: str = "second") -> list[str]:
         """Every start of a firing that a transaction wrote: doubles would be seen."""
         found = []
-        for record in self.reader.scan(self.topics.orders, dict.fromkeys(range(app.partitions), 0)):
+        for record in self.reader.scan(self.topics.control, dict.fromkeys(range(app.partitions), 0)):
             key, type_ = (record.key or b"").decode(), dict(record.headers or ())["ce_type"]
             if key.startswith(f"{name}:") and type_ == START.encode():
                 found.append(key)

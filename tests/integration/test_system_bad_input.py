@@ -65,7 +65,7 @@ def put_in(system: System, bad: list[Bad]) -> None:
 @pytest.mark.slow
 def test_undecodable_bytes(system: System) -> None:
     """Bytes without headers, with headers that are no text, and nothing at all, on every input and command topic."""
-    inputs = [system.topics.requests, system.topics.orders, *system.reply_topics, *system.command_topics]
+    inputs = [system.topics.requests, system.topics.control, *system.reply_topics, *system.command_topics]
     bad = []
     for topic in inputs:
         bad.append(Bad(topic, [], JUNK, ("header ce_", "expected", "got nothing")))

@@ -115,7 +115,7 @@ def test_letters_of_unknown_origin_are_told_apart() -> None:
         (letter("shop.quarantine", ce_type="kompensate.skip"), "orders", "as by `kompensate skip`"),
         (letter("shop.quarantine", **{q.TOPIC: "others.events"}), "of other people's topics", "others.events"),
         (letter("shop.quarantine", **{q.TOPIC: "shop.requests"}), "", ""),
-        (letter("shop.quarantine", **{q.TOPIC: "shop.orders"}), "", ""),
+        (letter("shop.quarantine", **{q.TOPIC: "shop.control"}), "", ""),
         (letter("p.shop.quarantine", **{q.TOPIC: "p.shop.replies.wallet"}), "", ""),
         (letter("wallet.dead", **{q.TOPIC: "wallet.events"}), "", ""),
     ],

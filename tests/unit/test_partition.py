@@ -45,7 +45,7 @@ def test_the_watermark_tells_where_every_input_stands() -> None:
     assert records[0].partition == 0
     assert read_watermark(records[0].value or b"") == ("writer-1", 2, 2, offsets)
     replies = {f"shop.replies.{service}": 0 for service in ("payments", "shipping")}
-    assert offsets == {"shop.requests": 1, "shop.orders": 0, "shop.replies.inventory": 1, **replies}
+    assert offsets == {"shop.requests": 1, "shop.control": 0, "shop.replies.inventory": 1, **replies}
 
 
 def test_a_saga_that_has_ended_leaves_nothing_to_the_garbage_collector() -> None:

@@ -81,7 +81,7 @@ def test_who_was_answered_is_told_from_who_was_not() -> None:
     shop = Shop()
     asked = Request("r", START, IDS[0], "s", "unheard-of", parent=IDS[1], command_id="c-1", payload=b"{}", time=EPOCH)
 
-    shop.do(shop.record(TOPICS.orders, IDS[0], asked.payload, asked.headers()), shop.start(saga="unheard-of"))
+    shop.do(shop.record(TOPICS.control, IDS[0], asked.payload, asked.headers()), shop.start(saga="unheard-of"))
 
     assert [dict(record.headers or ()).get(letters.ANSWERED) for record in shop.quarantined] == [b"refused", None]
 
@@ -98,7 +98,7 @@ def test_an_order_among_the_requests_is_put_aside(type_: str) -> None:
     written = shop.do(shop.record(TOPICS.requests, IDS[0], order.payload, order.headers()))
 
     (reason,) = shop.reasons()
-    assert reason.startswith(f"saga '{IDS[0]}': expected a {type_} on shop.orders, got it on shop.requests: requests ")
+    assert reason.startswith(f"saga '{IDS[0]}': expected a {type_} on shop.control, got it on shop.requests: requests ")
     assert [record.topic for record in written] == ["shop.state", "shop.quarantine"]
     assert len(shop.state) == before + 1  # the watermark
 
@@ -120,7 +120,7 @@ def test_nobody_speaks_as_a_parent_among_the_requests(type_: str) -> None:
 
     shop.do(shop.record(TOPICS.requests, IDS[1], posing.payload, posing.headers()))
 
-    assert f"expected a {type_} of a child on shop.orders, got it on shop.requests" in shop.reasons()[0]
+    assert f"expected a {type_} of a child on shop.control, got it on shop.requests" in shop.reasons()[0]
     assert shop.partition.live == 1
 
 
@@ -130,9 +130,9 @@ def test_a_request_among_the_orders_is_put_aside(type_: str) -> None:
     shop = Shop()
     asked = Request("r", type_, IDS[0], "s", "checkout", "paid", payload=b"{}")
 
-    shop.do(shop.record(TOPICS.orders, IDS[0], asked.payload, asked.headers()))
+    shop.do(shop.record(TOPICS.control, IDS[0], asked.payload, asked.headers()))
 
-    assert f"expected a {type_} on shop.requests, got it on shop.orders" in shop.reasons()[0]
+    assert f"expected a {type_} on shop.requests, got it on shop.control" in shop.reasons()[0]
     assert shop.partition.live == 0
 
 

@@ -223,7 +223,7 @@ def test_a_child_reads_what_its_parent_gives() -> None:
         if not shop.partition.dirty:
             break
         records, offsets = shop.partition.output("writer-1")
-        asked = [record for record in records if record.topic == TOPICS.orders]
+        asked = [record for record in records if record.topic == TOPICS.control]
         inputs = [shop.record(r.topic, (r.key or b"").decode(), r.value, r.headers) for r in asked]
         shop.append([record for record in records if record not in asked], offsets)
         shop.partition.committed()

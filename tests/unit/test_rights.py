@@ -31,7 +31,7 @@ def test_only_one_role_writes_what_is_the_orchestrators() -> None:
     assert writers["shop.replies.payments"] == {"relay:payments", "letters"}
     assert writers["shop.requests"] == {"orchestrator", "client", "operator", "letters", "intake"}
     # Of children, and of operators: no client, relay or intake gives orders.
-    assert writers["shop.orders"] == {"orchestrator", "operator", "letters"}
+    assert writers["shop.control"] == {"orchestrator", "operator", "letters"}
 
 
 def test_a_relay_may_write_requests_only_where_its_service_starts_sagas() -> None:

@@ -186,7 +186,7 @@ def test_a_batch_keeps_its_rate(paper: Paper) -> None:
 
     asked = [ids(batch, paper, 2.0, 100.0 + seconds) for seconds in (0.0, 0.4, 0.6, 0.6, 1.6)]
 
-    assert asked == [["old-1"], [], ["new-1"], [], ["held-1", "wait-1"]]
+    assert asked == [["old-1"], [], ["new-1"], [], ["wait-1", "held-1"]]
     assert batch.done
     assert batch.told("asked") == "cancel: 4 sagas match, 4 asked, 0 left alone"
 

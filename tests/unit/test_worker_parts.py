@@ -182,7 +182,7 @@ def test_an_application_has_these_topics() -> None:
 
     assert [one.name for one in plans] == [
         "p.echoes.requests",
-        "p.echoes.orders",
+        "p.echoes.control",
         "p.echoes.replies.echo",
         "p.echoes.state",
         "p.echoes.history",
@@ -260,6 +260,6 @@ def test_topics_are_exported() -> None:
     assert len(lines) == len(plans) + 1
     assert "--topic echoes.state --partitions 4 --replication-factor 1 --config" in lines[3]
     assert (
-        "--group echoes --topic echoes.requests --topic echoes.orders --topic echoes.replies.echo --reset-offsets"
+        "--group echoes --topic echoes.requests --topic echoes.control --topic echoes.replies.echo --reset-offsets"
         in lines[-1]
     )

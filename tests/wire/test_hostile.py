@@ -125,7 +125,7 @@ def test_messages_with_any_headers(headers: list[tuple[str, bytes | None]] | Non
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([TOPICS.requests, TOPICS.orders, TOPICS.replies("inventory"), TOPICS.replies("payments")]),
+            st.sampled_from([TOPICS.requests, TOPICS.control, TOPICS.replies("inventory"), TOPICS.replies("payments")]),
             st.none() | st.binary(max_size=10),
             st.none() | st.binary(max_size=30),
             _headers,

@@ -91,9 +91,9 @@ def test_names_of_topics() -> None:
     """The prefix stands before every name, services' topics included."""
     topics = Topics("shop", "test-")
 
-    assert (topics.requests, topics.orders, topics.state, topics.history, topics.quarantine) == (
+    assert (topics.requests, topics.control, topics.state, topics.history, topics.quarantine) == (
         "test-shop.requests",
-        "test-shop.orders",
+        "test-shop.control",
         "test-shop.state",
         "test-shop.history",
         "test-shop.quarantine",
