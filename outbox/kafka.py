@@ -36,8 +36,8 @@ _DEFAULTS: Final[dict[str, object]] = {
     "client.id": "kompensate-relay",
     # A broker opens every record of a batch that is not compressed: half its processor time (measured).
     "compression.type": "lz4",
-    # Under load rows fill batches: half of librdkafka's and the broker's work (measured). Rows that come after a rest
-    # do not wait for others: `poll` pushes them.
+    # Under load rows fill batches, which is less work for librdkafka and the broker. Rows that come after a rest do not
+    # wait for others: `poll` pushes them.
     "linger.ms": 10,
     "socket.nagle.disable": True,
     # A batch larger than a topic's limit would be refused whole, for the sake of its size alone.
