@@ -255,7 +255,7 @@ def test_other_partitions_go_on_during_a_take_over(ground: KafkaGround) -> None:
     ground.until(lambda: ground.undecided(0), "the open transaction has reached the state partition")
 
     takeover = log.take_over(0)
-    took = []
+    took: list[float] = []
     for _ in takeover.records:
         began = time.monotonic()
         log.poll(10, 0)
