@@ -15,6 +15,7 @@ pytest_plugins = [
     "tests.fixtures.fix_system",
     "tests.fixtures.fix_log",
     "tests.fixtures.fix_mariadb",
+    "tests.fixtures.fix_participants",
     "tests.fixtures.fix_relay",
     "tests.fixtures.fix_shell",
     "tests.fixtures.fix_workers",

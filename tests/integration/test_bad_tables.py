@@ -1,6 +1,6 @@
 """Tables that are not what they should be, as a participant starts and while it works: said clearly, nothing lost."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from unittest.mock import patch
 
@@ -8,7 +8,6 @@ import psycopg
 import pytest
 
 from kompensate.participants import unit
-from kompensate.participants.database import connect
 from kompensate.participants.main import Service
 from kompensate.participants.settings import Settings
 from tests.fixtures.participants import World, forward, stock
@@ -24,20 +23,6 @@ BROKEN = {
     "the outbox": ("ALTER TABLE outbox RENAME TO moved", "ALTER TABLE moved RENAME TO outbox"),
     "the inbox": ("ALTER TABLE inbox RENAME TO moved", "ALTER TABLE moved RENAME TO inbox"),
 }
-
-
-@pytest.fixture
-def world(postgres: str) -> Iterator[World]:
-    found = World(connect(postgres, "stock"))
-    yield found
-    found.engine.dispose()
-
-
-@pytest.fixture
-def topics(kafka: str, topic_prefix: str) -> ServiceTopics:
-    found = ServiceTopics(kafka, topic_prefix)
-    found.make()
-    return found
 
 
 def sql(dsn: str, statement: str) -> None:

@@ -1,11 +1,10 @@
 """A participant on lines that fail, to its database and to Kafka: each effect once, and nothing lost."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from kompensate.participants import database
-from kompensate.participants.database import connect
 from kompensate.participants.main import Service
 from kompensate.participants.settings import Settings
 from kompensate.schemas.messages import Command
@@ -22,13 +21,6 @@ FAULTS: dict[str, Callable[[Line], object]] = {
     "reset": lambda line: line.reset(),
     "cut in mid-message": lambda line: line.cut_after(100),
 }
-
-
-@pytest.fixture
-def world(postgres: str) -> Iterator[World]:
-    found = World(connect(postgres, "stock"))
-    yield found
-    found.engine.dispose()
 
 
 def done(world: World, count: int) -> None:

@@ -1,6 +1,5 @@
 """The stories of outside calls again, on MariaDB."""
 
-import random
 from collections.abc import Iterator
 
 import pytest
@@ -8,13 +7,15 @@ from sqlalchemy import text
 
 from kompensate.outbox.retention import Retention
 from kompensate.participants.database import connect
-from kompensate.participants.outside.tries import Ended
-from tests.fixtures.outside import Charged, Stage, charge
+from tests.fixtures.outside import Stage, charge
 
 # Each story, with the stage below.
+from tests.integration.test_outside_postgres import (  # noqa: F401
+    test_two_processes_take_up_one_backlog,
+    test_whatever_happens,
+)
 from tests.unit.test_outside_breaker import *  # noqa: F403
 from tests.unit.test_outside_calls import *  # noqa: F403
-from tests.unit.test_outside_chaos import tell
 from tests.unit.test_outside_long import (  # noqa: F401  # without the twenty minutes, which are 10,000 transactions
     test_it_sees_that_a_compensation_waits,
     test_one_that_was_taken_over_is_told,
@@ -46,33 +47,3 @@ def test_the_retention_keeps_what_has_no_answer(stage: Stage) -> None:
     assert stage.states() == {"unknown": ("claimed", "unknown")}
     assert stage.rows("SELECT command_id FROM inbox") == [("unknown",)]
     assert stage.rows("SELECT command_id FROM idempotency") == [("unknown",)]
-
-
-def test_two_processes_take_up_one_backlog(stage: Stage) -> None:
-    """A hundred commands wait; two processes share them, and no call is made by both."""
-    processes = [stage.process(concurrent=4), stage.process(concurrent=4)]
-    for process in processes:
-        process.hands.paused = True
-    processes[0].send(*[charge(f"c{n}", f"saga-{n}") for n in range(100)])
-    processes[0].turns(3)
-    for process in processes:
-        for attempt in process.hands.lying:
-            process.hands.ended(Ended(attempt, Charged("paused")))
-        process.hands.paused = False
-    while len(stage.replies()) < 100:
-        assert stage.clock.now < 300
-        for process in processes:
-            process.runner.turn()
-
-    keys = [key for _, key in stage.provider.calls]
-    assert len(keys) == len(set(keys)) == 96
-    assert {len(outcomes) for outcomes in stage.replies().values()} == {1}
-
-
-@pytest.mark.slow
-def test_whatever_happens(stage: Stage) -> None:
-    """The chaos of the unit test, by ten seeds."""
-    first = random.randrange(2**31)
-    for seed in range(first, first + 10):
-        print(f"seed {seed}")
-        tell(stage, seed)

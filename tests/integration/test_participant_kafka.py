@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import psycopg
@@ -19,20 +18,6 @@ from tests.fixtures.topics import ServiceTopics
 from tests.fixtures.waiting import wait_until
 
 QUICK = Settings(retry_seconds_first=0.01)
-
-
-@pytest.fixture
-def topics(kafka: str, topic_prefix: str) -> ServiceTopics:
-    found = ServiceTopics(kafka, topic_prefix)
-    found.make()
-    return found
-
-
-@pytest.fixture
-def world(postgres: str) -> Iterator[World]:
-    found = World(connect(postgres, "stock"))
-    yield found
-    found.engine.dispose()
 
 
 def service(topics: ServiceTopics, dsn: str, **kafka: object) -> Service:

@@ -4,12 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from kompensate.participants.database import connect
 from kompensate.schemas.faults import VARIABLE
 from tests.fixtures.participants import World, compensation, forward
 from tests.fixtures.topics import ServiceTopics
@@ -25,20 +23,6 @@ POINTS = (
     "participant.after_db_commit",
     "participant.after_offset_commit",
 )
-
-
-@pytest.fixture
-def world(postgres: str) -> Iterator[World]:
-    found = World(connect(postgres, "stock"))
-    yield found
-    found.engine.dispose()
-
-
-@pytest.fixture
-def topics(kafka: str, topic_prefix: str) -> ServiceTopics:
-    found = ServiceTopics(kafka, topic_prefix)
-    found.make()
-    return found
 
 
 def start(topics: ServiceTopics, dsn: str, fault: str = "") -> subprocess.Popen[bytes]:

@@ -1,7 +1,7 @@
 """The group's transaction on PostgreSQL: what the database can do to it, and what handlers must not."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date
@@ -34,13 +34,6 @@ from tests.fixtures.participants import (
 )
 
 KINDS = ["session", "connection", "async session", "psycopg"]
-
-
-@pytest.fixture
-def world(postgres: str) -> Iterator[World]:
-    engine = connect(postgres, "stock")
-    yield World(engine)
-    engine.dispose()
 
 
 @pytest.mark.parametrize("participant", [stock, plain_stock, async_stock, driver_stock], ids=KINDS)
