@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from kompensate.outbox.errors import Disconnected, Misconfigured
 from kompensate.outbox.records import Record
@@ -112,27 +112,30 @@ class KafkaSink:
 
     def send(self, record: Record, delivered: Delivered) -> bool:
         """See relay.Sink."""
-
-        def answered(error: KafkaError | None, _message: Message) -> None:
-            if error is None:
-                delivered(None)
-            else:
-                self._refused(error, record, delivered)
-
         try:
             self._producer.produce(
                 record.topic,
                 value=record.value,
                 key=record.key,
                 partition=record.partition,
-                on_delivery=answered,
+                on_delivery=delivered,
                 headers=record.headers,  # type: ignore[arg-type]  # a list's type is invariant; nobody writes to it
             )
         except BufferError:
             return False
         except KafkaException as exception:
-            self._refused(exception.args[0], record, delivered)
+            delivered(exception.args[0], None)
         return True
+
+    def refusal(self, error: KafkaError, record: Record) -> Refusal | None:
+        """See relay.Sink."""
+        code = error.code()
+        if code in _NEVER and not error.fatal():
+            place = f"{record.topic} [{record.partition}]"
+            return Refusal(f"{place}: {error.str()} ({error.name()})", code in _TOO_LARGE)
+        if code not in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
+            self._broken = error
+        return None
 
     def poll(self, timeout: float) -> bool:
         """See relay.Sink."""
@@ -151,14 +154,6 @@ class KafkaSink:
         """Drop what has no answer: it was not confirmed, so it comes again."""
         self._producer.purge()
         self._producer.poll(0)
-
-    def _refused(self, error: KafkaError, record: Record, delivered: Delivered) -> None:
-        code = error.code()
-        if code in _NEVER and not error.fatal():
-            place = f"{record.topic} [{record.partition}]"
-            delivered(Refusal(f"{place}: {error.str()} ({error.name()})", code in _TOO_LARGE))
-        elif code not in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
-            self._broken = error
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from kompensate.outbox.errors import Misconfigured, Undeliverable
 from kompensate.outbox.pgoutput import (
@@ -52,7 +52,10 @@ class Refusal(NamedTuple):
     too_large: bool = False
 
 
-Delivered: TypeAlias = Callable[[Refusal | None], None]
+Delivered: TypeAlias = Callable[[Any, object], None]
+"""Takes an error, which `Sink.refusal` understands, or None: the broker has the record for good. The second is not
+looked at: librdkafka's callbacks have two, and one of our own between costs each row more than the rest of its answer.
+"""
 
 
 class Source(Protocol):
@@ -74,9 +77,12 @@ class Sink(Protocol):
     def send(self, record: Record, delivered: Delivered) -> bool:
         """Take `record`, or return False: too much is under way, poll and try again.
 
-        `delivered` is called once, from `poll` or from here: None when the broker has it for good.
+        `delivered` is called once, from `poll` or from here.
         A record with partition -1 goes where its key says.
         """
+
+    def refusal(self, error: Any, record: Record) -> Refusal | None:
+        """What an error that `delivered` was called with says of its record; None: that the sink cannot go on."""
 
     def poll(self, timeout: float) -> bool:
         """Hand out the answers that have come; whether nothing is under way any more.
@@ -184,7 +190,7 @@ class Relay:
         """
         transaction = _Transaction(0)
         for row in rows:
-            if self._stopping() or not self._carry(transaction, mapping.record(row)):
+            if self._stopping() or not self._carry(transaction, mapping, row):
                 return False
             if not transaction.rows % 100:
                 self._answers(0)
@@ -229,7 +235,7 @@ class Relay:
                 return True
             if not self._open or self._open[-1].end_lsn:
                 raise ProtocolError("replication stream: expected a begin before an insert, got none")
-            return self._carry(self._open[-1], mapping.record(message.values))
+            return self._carry(self._open[-1], mapping, message.values)
         match message:
             case Begin(commit_lsn, committed_at):
                 self._open.append(_Transaction(commit_lsn, committed_at))
@@ -262,15 +268,18 @@ class Relay:
                 "and start the relay once with --resync"
             ) from error
 
-    def _carry(self, transaction: _Transaction, record: Record) -> bool:
+    def _carry(self, transaction: _Transaction, mapping: Mapping, values: Sequence[bytes | None]) -> bool:
         """Send one row. False: asked to stop while the sink was full, so the row was not sent."""
+        record = mapping.record(values)
         row = transaction.rows
         transaction.rows = row + 1
         transaction.unanswered += 1
         if record.partition < 0:
-            self._answered(transaction, row, record, False, Refusal(f"partition {record.partition} is below 0"))
+            refusal = Refusal(f"partition {record.partition} is below 0")
+            self._refused.append((_Place(transaction, row), record, False, refusal))
             return True
-        if not self._send(record, partial(self._answered, transaction, row, record, False)):
+        # What waits for its answer is the row: a record's many small objects go at once, while they are in the cache.
+        if not self._send(record, partial(self._answered, transaction, row, mapping, values)):
             return False
         self.rows += 1
         return True
@@ -284,14 +293,32 @@ class Relay:
         return True
 
     def _answered(
-        self, transaction: _Transaction, row: int, record: Record, is_dead: bool, refusal: Refusal | None
+        self,
+        transaction: _Transaction,
+        row: int,
+        mapping: Mapping,
+        values: Sequence[bytes | None],
+        error: Any,
+        _sent: object,
     ) -> None:
         self._heard = True
-        if refusal is None:
+        if error is None:
             transaction.unanswered -= 1
         else:
+            self._refuse(_Place(transaction, row), mapping.record(values), False, error)
+
+    def _letter_answered(self, place: _Place, letter: Record, error: Any, _sent: object) -> None:
+        self._heard = True
+        if error is None:
+            place.transaction.unanswered -= 1
+        else:
+            self._refuse(place, letter, True, error)
+
+    def _refuse(self, place: _Place, record: Record, is_dead: bool, error: Any) -> None:
+        refusal = self._sink.refusal(error, record)
+        if refusal is not None:
             # Sending from within the sink's own callback could call back for ever: `_answers` sees to it.
-            self._refused.append((_Place(transaction, row), record, is_dead, refusal))
+            self._refused.append((place, record, is_dead, refusal))
 
     def _answers(self, timeout: float) -> bool:
         """Take in what the broker says; whether nothing is under way any more."""
@@ -319,7 +346,7 @@ class Relay:
                 f"got {refusal.reason!r} from it too: create that topic, or let this relay write to it. Nothing of the "
                 "row's transaction is confirmed, so it comes again at the next start"
             )
-        self._send(letter, partial(self._answered, *place, letter, True))
+        self._send(letter, partial(self._letter_answered, place, letter))
 
     def _letter(self, place: _Place, record: Record, refusal: Refusal) -> Record:
         added: list[Header] = [

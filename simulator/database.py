@@ -15,7 +15,7 @@ from kompensate.outbox.checkpoint import Checkpoint, Server, SlotState, check_sl
 from kompensate.outbox.errors import Disconnected, Gap
 from kompensate.outbox.pgoutput import Begin, Column, Commit, Insert, Message, Relation
 from kompensate.outbox.records import REQUIRED, Mapping, Record
-from kompensate.outbox.relay import Delivered, Limits, Relay
+from kompensate.outbox.relay import Delivered, Limits, Refusal, Relay
 from kompensate.outbox.tables import create_tables
 from kompensate.participants.database import connect
 
@@ -160,6 +160,10 @@ class MemorySink:
         self._waiting.append((record, delivered))
         return True
 
+    def refusal(self, error: object, record: Record) -> Refusal | None:
+        """None is refused."""
+        raise AssertionError(f"expected every record to be taken, got {error} for one of topic {record.topic}")
+
     def poll(self, timeout: float) -> bool:
         if not self._waiting:
             return True
@@ -174,7 +178,7 @@ class MemorySink:
         for record, _delivered in waiting:
             self._write(record)
         for _record, delivered in waiting:
-            delivered(None)
+            delivered(None, None)
         return not self._waiting
 
     def _write(self, record: Record) -> None:
