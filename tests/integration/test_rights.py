@@ -17,6 +17,8 @@ import pytest
 from click.testing import CliRunner, Result
 from confluent_kafka import Producer
 
+import kompensate.orchestrator.topics as admin_topics
+import kompensate.participants.kafka as participant_kafka
 from kompensate.compose.local.stack import Stack
 from kompensate.orchestrator.cli import main
 from kompensate.orchestrator.client import Client
@@ -44,6 +46,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_SECONDS = 90.0
+ENOUGH_SECONDS = 3.0
+"""A refused log-in is tried again until a call's time is over: here that need not be long."""
 P = "m."
 """The matrix's application: what is written to its topics is no record of ours, and nobody works on them."""
 
@@ -399,20 +403,24 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_who_must_not_connect_is_told_why(stack: Stack, broker: tuple[SecuredKafka, Stack], case: str) -> None:
+def test_who_must_not_connect_is_told_why(
+    stack: Stack, broker: tuple[SecuredKafka, Stack], case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody talks to a broker whose certificate is another's, names another host or is too old, and the error says so
     instead of that nobody answered: worker and `topics`, clients, participants."""
     bootstrap, options = refused(broker, case)
+    monkeypatch.setattr(admin_topics, "CALL_SECONDS", ENOUGH_SECONDS)
+    monkeypatch.setattr(participant_kafka, "CONNECT_SECONDS_MAX", ENOUGH_SECONDS)
 
     with pytest.raises(NoAnswer, match=REFUSALS[case]):
         TopicAdmin(app, Settings(bootstrap=bootstrap, kafka=options)).check()
     with (
-        Client(bootstrap, "shop", kafka=options, timeout=3) as client,
+        Client(bootstrap, "shop", kafka=options, timeout=ENOUGH_SECONDS) as client,
         pytest.raises(ClientError, match=REFUSALS[case]),
     ):
         client.start("checkout", {"order_id": "x"}, saga_id="x")
     with (
-        Client(bootstrap, "shop", kafka=options, timeout=3) as client,
+        Client(bootstrap, "shop", kafka=options, timeout=ENOUGH_SECONDS) as client,
         pytest.raises(ClientError, match=REFUSALS[case]),
     ):
         client.lookup.find("x")
