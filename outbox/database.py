@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from kompensate.outbox import answers
 from kompensate.outbox.answers import expect_answers
-from kompensate.outbox.checkpoint import MAKE_CHECKPOINTS, REMEDY, Checkpoint, Holder, SlotState
+from kompensate.outbox.checkpoint import MAKE_CHECKPOINTS, REMEDY, Checkpoint, Holder, Server, SlotState
 from kompensate.outbox.errors import Disconnected, Gap, Misconfigured, SlotInUse, refused, with_advice
 from kompensate.outbox.health import SlotStanding
 from kompensate.outbox.naming import Names, plain_dsn
@@ -233,6 +233,15 @@ class Database:
                 f"database {self.name}: expected table {self._names.table}_relay with all its columns, or the right to "
                 f"make it so, got neither: {statement.as_string(self._connection)}"
             ) from error
+
+    def begin(self, server: Server) -> None:
+        """Note that nothing is known to be published, where nothing is noted: before there is a slot, whose position
+        would be taken for what is (see `retention`)."""
+        statement = sql.SQL(
+            "INSERT INTO {} (slot, system_id, confirmed_lsn) VALUES (%s, %s, '0/0') ON CONFLICT DO NOTHING"
+        ).format(self._checkpoints)
+        with reacting():
+            self._connection.execute(statement, [self._names.slot, server.system_id])
 
     def forget(self, holder: Holder) -> None:
         """Note that nothing is known to be published: from here on a crash leads to publishing again."""

@@ -270,6 +270,7 @@ class RelayService:
             database.drop_slot()
             state = None
         if state is None:
+            database.begin(server_of(dsn, names))
             database.create_slot()
         elif state.failover is False:
             let_fail_over(dsn, names)

@@ -2,8 +2,9 @@
 
 A day's rows go when they are old enough *and* every reader has passed them: each logical slot of the database, the
 relay's or Debezium's, has confirmed a log position that was written after them, and a relay that polls a transaction
-that began after them. Without a reader nobody has read them, and they stay. The positions are noted in memory, so a
-restart only makes it take one round longer.
+that began after them. Our relay's slot counts as far as its note goes (`checkpoint`): a slot that was just made
+stands behind rows that are still to be published from the table. Without a reader nobody has read them, and they
+stay. The positions are noted in memory, so a restart only makes it take one round longer.
 """
 
 from collections.abc import Sequence
@@ -37,18 +38,21 @@ class Retention:
         self._noted: dict[str, tuple[int, int]] = {}
 
     def droppable(self, connection: Connection, today: date | None = None) -> list[str]:
-        """The outbox's day tables that every reader has passed, the oldest first; others are noted for next time."""
+        """The outbox's day tables that every reader has passed, the oldest first; others are noted for next time.
+
+        Raises the database's error where its role may not read what the readers note.
+        """
         if connection.dialect.name != "postgresql":
             return []  # there the relay deletes what it has sent
         last = (today or database_day(connection)) - self._outbox_days
         old = [name for name in _days(connection) if name <= f"{OUTBOX}_{last:%Y%m%d}"]
-        slots, slot_passed = connection.execute(_SLOTS).one()
-        readable = connection.execute(_POLLED_READABLE).scalar_one()
-        polled = connection.execute(_POLLED).scalar_one() if readable else None
+        has_notes, polls = connection.execute(_READERS).one()
+        slots, slot_passed = connection.execute(_SLOTS_NOTED if has_notes else _SLOTS).one()
+        polled = connection.execute(_POLLED).scalar_one() if polls else None
         lsn_now, xid_now = connection.execute(_NOW).one()
         noted = {name: self._noted.get(name, (lsn_now, xid_now)) for name in old}
         self._noted = noted
-        if readable is False or (not slots and polled is None):
+        if not slots and polled is None:
             return []
         return [
             name
@@ -82,14 +86,16 @@ def drop(connection: Connection, table: str) -> None:
 _NOW = text(
     "SELECT (pg_current_wal_insert_lsn() - '0/0')::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 )
-# NULL where there is no such table.
-_POLLED_READABLE = text(f"SELECT has_table_privilege(to_regclass('{OUTBOX}_polled'), 'SELECT')")
+_READERS = text(f"SELECT to_regclass('{OUTBOX}_relay') IS NOT NULL, to_regclass('{OUTBOX}_polled') IS NOT NULL")
 _POLLED = text(f"SELECT min(below::text::bigint) FROM {OUTBOX}_polled")  # noqa: S608 our own names
-# The position is NULL where a slot has confirmed nothing yet, or there is none.
-_SLOTS = text(
-    "SELECT count(*), "
-    "CASE WHEN bool_and(confirmed_flush_lsn IS NOT NULL) THEN min(confirmed_flush_lsn - '0/0')::bigint END "
-    "FROM pg_replication_slots WHERE slot_type = 'logical' AND database = current_database()"
+# The position is NULL where a slot has confirmed nothing yet, or there is none. Debezium's slots have no note.
+_PASSED = (
+    "SELECT count(*), CASE WHEN bool_and(confirmed_flush_lsn IS NOT NULL) THEN min({} - '0/0')::bigint END "
+    "FROM pg_replication_slots {} WHERE slot_type = 'logical' AND database = current_database()"
+)
+_SLOTS = text(_PASSED.format("confirmed_flush_lsn", ""))
+_SLOTS_NOTED = text(
+    _PASSED.format("least(confirmed_flush_lsn, confirmed_lsn)", f"LEFT JOIN {OUTBOX}_relay ON slot = slot_name")
 )
 # What an outside call still needs is kept, however old: its outcome may be unknown for weeks.
 _FORGET = text(

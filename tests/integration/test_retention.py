@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from kompensate.outbox import retention
+from kompensate.outbox.main import RelayService
 from kompensate.outbox.retention import Retention, drop
 from kompensate.outbox.tables import DAYS_AHEAD, create_tables, ensure_partitions
 from kompensate.participants.database import connect
@@ -26,6 +27,10 @@ INSERT = (
     "INSERT INTO outbox (id, aggregatetype, aggregateid, type, partition, created_at)"
     " VALUES (gen_random_uuid(), 't', 'k', 'x', 0, :at)"
 )
+
+
+class Killed(Exception):
+    """The end of a process at some point."""
 
 
 @pytest.fixture
@@ -203,4 +208,35 @@ def test_a_participant_drops_what_its_relay_has_sent(outbox: RealOutbox) -> None
         wait_until("the old day is gone", lambda: outbox.sql("SELECT to_regclass(%s)", OLD_TABLE) == [(None,)])
         outbox.write([("k", b"new")], partition=0)
         outbox.arrived([b"old", b"new"])
+    engine.dispose()
+
+
+@pytest.mark.parametrize("where", ["_carry", "_publish"])
+def test_what_a_relay_has_yet_to_publish_stays(outbox: RealOutbox, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """Its slot is made first and stands behind rows of before it: those go when they were published from the table."""
+
+    def die(*_: object) -> bool:
+        raise Killed
+
+    engine = connect(outbox.dsn, "stock")
+    kept = Retention(7, 30)
+    with engine.begin() as connection:
+        ensure_partitions(connection, OLD)
+    outbox.sql(
+        "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, partition, created_at)"
+        " VALUES (gen_random_uuid(), %s, 'k', 'x', 'old', 0, %s)",
+        outbox.replies,
+        f"{OLD} 12:00:00+00",
+    )
+    assert droppable(engine, kept) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(RelayService, where, die)
+        with pytest.raises(Killed):
+            RelayService(outbox.settings()).run()
+    assert outbox.sql("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == [(1,)]
+    assert droppable(engine, kept) == []
+
+    with outbox.streaming():
+        outbox.arrived([b"old"])
+        wait_until("the old days are passed", lambda: droppable(engine, kept) == OLD_TABLES)
     engine.dispose()
