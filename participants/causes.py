@@ -1,5 +1,7 @@
 """What is behind an error of a transaction: the driver's own errors, and whether the same transaction may succeed."""
 
+import re
+import sqlite3
 from collections.abc import Iterator
 
 from sqlalchemy import Connection
@@ -13,6 +15,9 @@ _CONTENDED_MYSQL = (1205, 1213, 1020)
 
 # "Syntax Error or Access Rule Violation": a table, column or right is missing, whatever the values are.
 _STATEMENT = "42"
+# MySQL's: no right to the database, the table, the column; no such table, no such column.
+_STATEMENT_MYSQL = (1044, 1142, 1143, 1146, 1054)
+_STATEMENT_SQLITE = re.compile(r"no such (table|column)\b|table \S+ has no column named")
 
 
 def raise_if_whole(error: Exception, connection: Connection) -> None:
@@ -37,13 +42,17 @@ def takes_no_writes(error: BaseException) -> bool:
 
 def of_tables(error: BaseException) -> bool:
     """Whether it is the fault of the tables that a statement names, or of the role's rights, and of no value in it."""
-    return any((_sqlstate(cause) or "").startswith(_STATEMENT) for cause in _causes(error))
+    return any(_is_of_tables(cause) for cause in _causes(error))
+
+
+def _is_of_tables(cause: BaseException) -> bool:
+    if isinstance(cause, sqlite3.Error):
+        return _STATEMENT_SQLITE.match(str(cause)) is not None
+    return _number(cause) in _STATEMENT_MYSQL or (_sqlstate(cause) or "").startswith(_STATEMENT)
 
 
 def _is_contended(cause: BaseException) -> bool:
-    if type(cause).__module__.startswith("pymysql."):
-        return bool(cause.args) and cause.args[0] in _CONTENDED_MYSQL
-    return _sqlstate(cause) in _CONTENDED
+    return _number(cause) in _CONTENDED_MYSQL or _sqlstate(cause) in _CONTENDED
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -53,6 +62,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         yield current
         driver = getattr(current, "orig", None)
         current = driver if isinstance(driver, BaseException) else current.__cause__ or current.__context__
+
+
+def _number(error: BaseException) -> object:
+    """MySQL's, of an error of its driver."""
+    return error.args[0] if type(error).__module__.startswith("pymysql.") and error.args else None
 
 
 def _sqlstate(error: BaseException) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine
 
+from kompensate.outbox.tables import schema_of
 from kompensate.participants import replies
 from kompensate.participants.calling import Caller, check_suits
 from kompensate.participants.causes import contended, of_tables, takes_no_writes
@@ -103,12 +104,12 @@ class Unit:
                     intake = self._desk.intake(connection) if self._desk is not None else None
                     now_ms = round(self._clock() * 1000)
                     group = Group(self._participant, connection, self._caller, now_ms, intake)
-                    with _our_tables():
+                    with _our_tables(connection):
                         group.claim(orders)
                     claimed = True
                     fault("participant.after_claim")
                     results = self._handle_each(group, orders)
-                    with _our_tables():
+                    with _our_tables(connection):
                         group.settle()
                     dead = [(n, r) for n, r in enumerate(results) if not isinstance(r, Later) and r.dead]
                     if dead:
@@ -161,7 +162,7 @@ def _kept_for_good(connection: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def _our_tables() -> Iterator[None]:
+def _our_tables(connection: Connection) -> Iterator[None]:
     """Raises Unreachable where inbox or outbox are not what they should be: no command is to blame, a person mends it.
 
     Were it Undone, every command that came meanwhile would end as a dead letter.
@@ -172,8 +173,8 @@ def _our_tables() -> Iterator[None]:
         if not of_tables(error):
             raise
         raise Unreachable(
-            "inbox and outbox: expected the tables of kompensate/outbox/schema.sql and the right to write them, got: "
-            f"{replies.said(error)}"
+            f"inbox and outbox: expected the tables of kompensate/outbox/{schema_of(connection)} and the right to "
+            f"write them, got: {replies.said(error)}"
         ) from error
 
 

@@ -22,7 +22,17 @@ from kompensate.participants.orders import Order
 from kompensate.participants.scratch import Scratch
 from kompensate.participants.unit import Undone, Unit, Unreachable
 from kompensate.schemas.payloads import encode
-from tests.fixtures.participants import How, World, async_stock, compensation, forward, plain_stock, stock
+from tests.fixtures.participants import (
+    SPOILT,
+    How,
+    World,
+    async_stock,
+    compensation,
+    forward,
+    is_waited_for,
+    plain_stock,
+    stock,
+)
 
 STOCKS = pytest.mark.parametrize("participant", [stock, plain_stock, async_stock], ids=["session", "plain", "async"])
 
@@ -48,6 +58,12 @@ def test_every_ending_in_one_group(world: World, participant: Participant) -> No
     assert world.effects() == {(str(n), "take"): 1 for n, how in enumerate(hows) if kept.get(how) == "done"}
     assert {state for state, _ in world.inbox().values()} == {"answered"}
     assert world.payload("0") == {"by": "0"}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_spoilt_tables_are_no_commands_fault(world: World, what: str) -> None:
+    """They are waited for, and what came meanwhile is done when they are mended."""
+    is_waited_for(world, what, "schema_mysql.sql")
 
 
 def test_a_duplicate_gets_the_stored_reply(world: World) -> None:

@@ -17,12 +17,14 @@ from kompensate.participants.outcome import Refused
 from kompensate.participants.participant import Participant
 from kompensate.participants.unit import Undone, Unit
 from tests.fixtures.participants import (
+    SPOILT,
     How,
     World,
     async_stock,
     compensation,
     forward,
     give_back_plainly,
+    is_waited_for,
     plain_stock,
     stock,
     take,
@@ -51,6 +53,12 @@ def test_a_command_is_done_once_and_answered(world: World) -> None:
         *("shop.replies.stock", "saga-1", 3, "stock.Taken", "kompensate:stock", "saga-1"),
         *(trace.parent, trace.state, "application/json", "1.0"),
     )
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_spoilt_tables_are_no_commands_fault(world: World, what: str) -> None:
+    """They are waited for, and what came meanwhile is done when they are mended."""
+    is_waited_for(world, what, "schema_sqlite.sql")
 
 
 def test_a_duplicate_gets_the_stored_reply(world: World) -> None:
