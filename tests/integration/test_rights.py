@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -187,24 +187,36 @@ def test_an_acl_too_wide_is_found(
 
 
 class Shop:
-    """The application at work, everybody with rights of their own alone, in Kafka and in databases."""
+    """The application at work, everybody with rights of their own alone, in Kafka and in databases.
 
-    def __init__(self, ground: Ground, directory: Path, ends: ExitStack) -> None:
-        self.ground, self._directory, self._ends = ground, directory, ends
+    `tokens`: who has those instead of a password.
+    """
+
+    def __init__(self, ground: Ground, directory: Path, ends: ExitStack, tokens: Container[str] = ()) -> None:
+        self.ground, self._directory, self._ends, self._tokens = ground, directory, ends, tokens
 
     def serve(self, participant: Participant, database: Guarded) -> None:
-        name, ground = participant.name, self.ground
-        options = ground.options(f"service:{name}")
-        self._ends.enter_context(Service(participant, database.app, ground.bootstrap, kafka=options))
+        name = participant.name
+        bootstrap, options = self.login(f"service:{name}")
+        self._ends.enter_context(Service(participant, database.app, bootstrap, kafka=options))
         self.relay(name, database)
 
     def relay(self, name: str, database: Guarded) -> None:
-        options = self.ground.options(f"relay:{name}")
-        settings = RelaySettings(database.relay, self.ground.bootstrap, service=name, kafka=options)
+        bootstrap, options = self.login(f"relay:{name}")
+        settings = RelaySettings(database.relay, bootstrap, service=name, kafka=options)
         self._ends.enter_context(RelayService(settings))
 
+    def login(self, role: str) -> tuple[str, dict[str, str]]:
+        """Where and how a role connects."""
+        ground = self.ground
+        if role not in self._tokens:
+            return ground.bootstrap, ground.options(role)
+        return ground.kafka.address(ground.stack, "kafka_tokens"), ground.kafka.tokens(ground.users[role])
+
     def work(self) -> None:
-        worker = Worker(app, self.ground.settings("orchestrator", slot="one", slot_directory=self._directory))
+        bootstrap, options = self.login("orchestrator")
+        settings = Settings(bootstrap=bootstrap, kafka=options, slot="one", slot_directory=self._directory)
+        worker = Worker(app, settings)
         worker.start()
         self._ends.callback(worker.stop)
 
@@ -255,11 +267,12 @@ def test_sagas_run_to_their_end_with_the_least_rights(
     broker: tuple[SecuredKafka, Stack], databases: dict[str, Guarded], tmp_path: Path
 ) -> None:
     """Started by a client, by an outbox row and by a record of another topic, looked at by an operator, told by a hook:
-    each with its own principal and, in databases, its own role. One who forges another's reply is put aside."""
+    each with its own principal and, in databases, its own role; some by tokens that last for seconds. One who forges
+    another's reply is put aside."""
     ground = Ground(*broker, "")
     ground.open()
     with ExitStack() as ends:
-        shop = Shop(ground, tmp_path, ends)
+        shop = Shop(ground, tmp_path, ends, tokens={"orchestrator", "client", "service:payments", "relay:payments"})
         shop.serve(guarded_app.inventory, databases["inventory"])
         shop.serve(guarded_app.payments, databases["payments"])
         shop.relay("orders", databases["orders"])
@@ -267,7 +280,8 @@ def test_sagas_run_to_their_end_with_the_least_rights(
         place = ("--app", "tests.fixtures.guarded_app:app", "--app-dir", str(ROOT))
         shop.run_aside("intake", "intake", *place, "--begin", "earliest")
         shop.run_aside("hook", "hook", "--app-name", "shop", "--topic", HOOK_TOPIC, "--begin", "earliest")
-        client = ends.enter_context(Client(ground.bootstrap, "shop", kafka=ground.options("client")))
+        bootstrap, options = shop.login("client")
+        client = ends.enter_context(Client(bootstrap, "shop", kafka=options))
 
         client.start("checkout", {"order_id": "by-client"}, saga_id="by-client", wait=True)
         with psycopg.connect(databases["orders"].app) as connection:

@@ -3,7 +3,8 @@
     .venv/bin/python -m tests.soak.kill_at_random --minutes 10 [--seed N] [--kill relay,payments,postgres] [--mixed]
 
 Services, relay and workers of the checkout die at random moments, several at a time too, and come back after
-a random while; with `--kill` those that it names, the servers kafka and postgres among them. The seed is
+a random while; with `--kill` those that it names, the servers kafka and postgres among them. Kafka, and programs in
+Java, take some ten seconds until they are at work again: with `--between 15,30` they come to it. The seed is
 printed; what it fixes is who is killed and when, not what the machine does.
 Exit status 0 only where nothing was lost, doubled, left unfinished or wrong.
 """
@@ -36,7 +37,6 @@ from kompensate.compose.local.errors import StackError
 from kompensate.compose.local.stack import Stack
 
 DIRECTORY = ROOT / ".kompensate" / "soak"
-BETWEEN_KILLS_SECONDS = (0.5, 8.0)
 DOWN_SECONDS = (0.0, 6.0)
 SERVERS = ("kafka", "postgres")
 
@@ -58,11 +58,19 @@ class Server:
 class Reaper:
     """Kills at random until `ends_at` (monotonic seconds), and starts again what it killed.
 
-    `names`: whom; of nobody, every process of the shop.
+    `names`: whom; of nobody, every process of the shop. `between`: from one kill to the next, seconds at least and
+    at most.
     """
 
     def __init__(
-        self, shop: Shop, stack: Stack, names: Sequence[str], seed: int, ends_at: float, progress: Progress
+        self,
+        shop: Shop,
+        stack: Stack,
+        names: Sequence[str],
+        between: tuple[float, float],
+        seed: int,
+        ends_at: float,
+        progress: Progress,
     ) -> None:
         servers = {name: Server(stack, name) for name in SERVERS}
         self.killed: Counter[str] = Counter()
@@ -71,10 +79,11 @@ class Reaper:
         }
         self._servers_die = any(name in servers for name in self._mortals)
         self._random = random.Random(seed)
+        self._between = between
         self._ends_at = ends_at
         self._progress = progress
         self._down: dict[str, float] = {}
-        self._next = time.monotonic() + self._random.uniform(*BETWEEN_KILLS_SECONDS)
+        self._next = time.monotonic() + self._random.uniform(*between)
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -85,7 +94,7 @@ class Reaper:
                 self._mortals[name].start()
                 del self._down[name]
         if now >= self._next and now < self._ends_at:
-            self._next = now + self._random.uniform(*BETWEEN_KILLS_SECONDS)
+            self._next = now + self._random.uniform(*self._between)
             name, down = self._random.choice(sorted(self._mortals)), self._random.uniform(*DOWN_SECONDS)
             if name not in self._down:
                 self._mortals[name].kill()
@@ -97,6 +106,12 @@ class Reaper:
             if isinstance(child, Child) and self._servers_die and child.ended() is not None:
                 self._progress.say(f"{name} ended while it started")
                 self._down[name] = now
+
+    def leave(self) -> None:
+        """Start the servers that are down: what became of the load is read from them."""
+        for name in SERVERS:
+            if self._down.pop(name, None) is not None:
+                self._mortals[name].start()
 
 
 def rounds() -> Iterator[Order]:
@@ -114,6 +129,7 @@ def main() -> int:
     parser.add_argument("--in-flight", type=int, default=200, help="sagas under way at a time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE as well")
     parser.add_argument("--kill", type=lambda names: names.split(","), default=[], metavar="NAMES", help="only these")
+    parser.add_argument("--between", type=_between, default=(0.5, 8.0), metavar="A,B", help="seconds between kills")
     parser.add_argument("--mixed", action="store_true", help="payments in Java, inventory in Go (examples/languages)")
     parser.add_argument("--stack", type=Path, metavar="DIR", help="use the running stack of DIR")
     options = parser.parse_args()
@@ -124,6 +140,11 @@ def main() -> int:
     except (ChildEnded, StackError, TimeoutError) as error:
         print(f"seed {options.seed}: {error}", file=sys.stderr)
         return 1
+
+
+def _between(text: str) -> tuple[float, float]:
+    low, high = text.split(",")
+    return float(low), float(high)
 
 
 def _programs(options: argparse.Namespace, directory: str) -> dict[str, Program]:
@@ -138,7 +159,7 @@ def soak(options: argparse.Namespace) -> int:
         progress = Progress(None)
         load = Load(shop, rounds(), options.in_flight)
         ends_at = time.monotonic() + options.minutes * 60
-        reaper = Reaper(shop, Stack(directory), options.kill, options.seed, ends_at, progress)
+        reaper = Reaper(shop, Stack(directory), options.kill, options.between, options.seed, ends_at, progress)
 
         def tick() -> None:
             reaper.tick()
@@ -153,6 +174,7 @@ def soak(options: argparse.Namespace) -> int:
         finally:
             progress.end()
             load.close()
+        reaper.leave()
         stubborn = shop.close()
         read = StateReader.of_all(shop.bootstrap, shop.topics)
         verdict = check(load.acknowledged, read.sagas, shop.databases)
