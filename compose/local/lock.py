@@ -16,7 +16,7 @@ from kompensate.compose.local.jars import LOCK
 # Jetty: Debezium's parent manages three of its modules to another minor version than Connect's server,
 # and the mixture fails at start; all are held at Connect's.
 ROOTS = {
-    "kafka": "org.apache.kafka:kafka_2.13:4.3.1+org.slf4j:slf4j-simple:1.7.36",
+    "kafka": "org.apache.kafka:kafka_2.13:4.2.1+org.slf4j:slf4j-simple:1.7.36",
     "connect": "org.apache.kafka:connect-runtime:4.3.1"
     "+io.debezium:debezium-connector-postgres:3.7.0.Final"
     "+org.eclipse.jetty.ee10:jetty-ee10-servlet:12.0.34"

@@ -13,6 +13,7 @@ from examples.checkout.reading import StateReader
 from examples.checkout.sagas import app, checkout
 from examples.checkout.shop import Shop
 from kompensate.orchestrator.client import Client, Start
+from kompensate.orchestrator.client_errors import NotAcknowledged
 from kompensate.schemas.topics import partition_of
 
 READ_SECONDS = 0.05
@@ -35,6 +36,7 @@ class Load:
         self.reader = StateReader(shop.bootstrap, shop.topics)
         self._shop = shop
         self._coming = iter(orders)
+        self._sending: list[Order] = []
         self._all_sent = False
         self._in_flight = in_flight
         self._client = Client(shop.bootstrap, app.name, prefix=shop.topics.prefix)
@@ -50,7 +52,7 @@ class Load:
     def run(self, tick: Callable[[], None]) -> None:
         """Carry out every order; `tick` is called some times a second. Raises Stalled and ChildEnded."""
         ended, since = 0, time.monotonic()
-        while not self._all_sent or self.under_way:
+        while not self._all_sent or self._sending or self.under_way:
             self._feed()
             self.reader.read(READ_SECONDS)
             tick()
@@ -78,13 +80,18 @@ class Load:
         self._client.close()
 
     def _feed(self) -> None:
-        room = (self._in_flight if self._is_warm() else 1) - self.under_way
-        if self._all_sent or room <= 0:
-            return
-        orders = list(islice(self._coming, room))
-        self._all_sent = len(orders) < room
-        self._client.start_many([Start(checkout.name, order.order_id, order) for order in orders])
-        self.acknowledged += orders
+        if not self._sending:
+            room = (self._in_flight if self._is_warm() else 1) - self.under_way
+            if self._all_sent or room <= 0:
+                return
+            self._sending = list(islice(self._coming, room))
+            self._all_sent = len(self._sending) < room
+        try:
+            self._client.start_many([Start(checkout.name, order.order_id, order) for order in self._sending])
+        except NotAcknowledged:
+            return  # Kafka is away: the same again later, their ids make it harmless
+        self.acknowledged += self._sending
+        self._sending = []
 
     def _is_warm(self) -> bool:
         if self.warm_at is None and self.acknowledged and not self.under_way:

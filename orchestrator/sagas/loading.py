@@ -100,7 +100,8 @@ class Loading:
             if committed[topic] != marked[topic]:
                 raise Corrupted(
                     f"{where}: expected the committed offset {marked[topic]} of the watermark, got {committed[topic]}: "
-                    "offsets were changed, or the state topic lost its end",
+                    "offsets were changed, the state topic lost its end, or a broker left out a transaction's markers "
+                    "(KAFKA-20734: Kafka 4.3.0 to 4.4.0)",
                     self._number,
                 )
             position = marked[topic]
