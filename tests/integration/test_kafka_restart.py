@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import OFFSET_INVALID, Consumer, IsolationLevel, Producer, TopicPartition
@@ -45,7 +46,7 @@ def end(stack: Stack, isolation: IsolationLevel) -> int:
 
 def test_a_transaction_that_was_open_is_ended_in_every_partition(kafka: Stack) -> None:
     """Its records and its offsets are aborted, and the same producer's next transaction does not bring them back."""
-    options = {"bootstrap.servers": kafka.bootstrap, "log_level": 0}
+    options: dict[str, Any] = {"bootstrap.servers": kafka.bootstrap, "log_level": 0}
     admin = AdminClient(options)
     for made in admin.create_topics([NewTopic(TOPIC, 1, 1), NewTopic(OTHER, 1, 1)]).values():
         made.result(10)
