@@ -13,7 +13,8 @@ import jgo
 from kompensate.compose.local.jars import LOCK
 
 # Each set is one class path. Kafka 4.3.0 to 4.4.0 leave out markers of transactions (KAFKA-20734; tests/integration/
-# test_kafka_restart.py fails with them): brokers stay at 4.2 until that is mended. slf4j-simple: the one logging binding that needs no file of its own.
+# test_kafka_restart.py fails with them): brokers stay at 4.2 until that is mended.
+# slf4j-simple: the one logging binding that needs no file of its own.
 # Jetty: Debezium's parent manages three of its modules to another minor version than Connect's server,
 # and the mixture fails at start; all are held at Connect's.
 ROOTS = {
