@@ -220,7 +220,11 @@ class Stack:
             if ended or time.monotonic() > until:
                 log = home.log(service.name)
                 what = "ended while starting" if ended else "did not answer in time"
-                raise StackError(f"{service.name}: {what}. The end of {log}:\n{tail(log)}")
+                end = tail(log)
+                # Kafka's word for data that a newer one wrote.
+                newer = " Its data is another version's: remove it with `kompensate dev reset`."
+                hint = newer if "UnsupportedVersionException" in end else ""
+                raise StackError(f"{service.name}: {what}.{hint} The end of {log}:\n{end}")
             time.sleep(POLL_SECONDS)
 
     def _stop(self, state: State, names: Sequence[str]) -> None:

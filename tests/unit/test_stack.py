@@ -151,6 +151,16 @@ def test_a_server_that_ends_while_starting_shows_its_log(tmp_path: Path) -> None
     assert _pids(stack) == [None]
 
 
+def test_data_of_another_version_is_named(tmp_path: Path) -> None:
+    """What Kafka says of data that a newer one wrote is a stack trace: the error says what to do."""
+    program = "print('UnsupportedVersionException: version 4 of BrokerEndpoint'); raise SystemExit(1)"
+    stack = Stack(tmp_path, servers=[Listener(program=program)])
+    with pytest.raises(
+        StackError, match=r"while starting\. Its data is another version's: remove it with `kompensate dev"
+    ):
+        stack.up(["listener"])
+
+
 def test_a_server_that_never_answers_is_stopped(tmp_path: Path) -> None:
     """After the deadline `up` gives up, takes along what it started, and stubborn ones too."""
     mute = "import signal, time; signal.signal(15, signal.SIG_IGN); print('mute', flush=True); time.sleep(60)"
