@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 from sqlalchemy import exc
 
+from kompensate.outbox.drivers import is_of_tables, mysql_number
 from kompensate.outbox.errors import Disconnected, Misconfigured
 
-# MySQL's numbers that its driver does not tell from passing trouble: no such column or database, no right to the
-# database, a table or a column, no such user or another password.
-_MYSQL_WRONG = (1044, 1045, 1049, 1054, 1142, 1143)
+# Numbers that MySQL's driver does not tell from passing trouble: no such user or another password, no such database.
+_MYSQL_REFUSED = (1045, 1049)
 
 
 @contextmanager
@@ -29,12 +29,8 @@ def reacting() -> Iterator[None]:
 
 
 def _is_wrong(error: exc.DBAPIError) -> bool:
-    text, given = str(error.orig), error.orig.args if error.orig is not None else ()
-    return (
-        isinstance(error, exc.ProgrammingError)
-        or text.startswith(("no such table", "no such column"))
-        or (bool(given) and given[0] in _MYSQL_WRONG)
-    )
+    driver = error.orig
+    return isinstance(error, exc.ProgrammingError) or is_of_tables(driver) or mysql_number(driver) in _MYSQL_REFUSED
 
 
 def _line(error: exc.SQLAlchemyError) -> str:

@@ -82,7 +82,7 @@ class Ledger:
         """(partition, limit, line) of the calls that it let out under limits."""
         self._app = app
         self._state_topic, self._history_topic = topics.state, topics.history
-        self._quarantine, self._orders = topics.quarantine, topics.control
+        self._quarantine, self._control = topics.quarantine, topics.control
         self._command_topics = {topics.commands(service) for service in services}
         self._inputs: dict[tuple[str, int, int], bytes | None] = {}
         self._input_topics = set(topics.inputs(services))
@@ -128,7 +128,7 @@ class Ledger:
             self._history(record, taken, touched)
         elif topic == self._quarantine:
             self.refused.add((record.key or b"").decode())
-        elif topic == self._orders:
+        elif topic == self._control:
             self.appended(record)  # what a saga asks of another
         elif topic in self._command_topics:
             headers = dict(record.headers or ())

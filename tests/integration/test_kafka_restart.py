@@ -5,25 +5,22 @@ while it starts, is taken for deleted and gets no marker. The transaction counts
 undecided, and offsets that were aborted are committed by that producer's next transaction.
 """
 
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import OFFSET_INVALID, Consumer, IsolationLevel, Producer, TopicPartition
+from confluent_kafka import OFFSET_INVALID, Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin import OffsetSpec as _OffsetSpec  # type: ignore[attr-defined]  # public, but not re-exported
 from confluent_kafka.cimpl import NewTopic
 
 from kompensate.compose.local.stack import Stack
-from tests.fixtures.fix_stack import _reset_if_we_die
+from tests.fixtures.fix_stack import _reset_if_we_die, kill
+from tests.fixtures.topics import ends
 from tests.fixtures.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
-LATEST = _OffsetSpec.latest()  # type: ignore[no-untyped-call]
 TIMEOUT_MS = 1_000
 TOPIC, OTHER, GROUP = "undecided", "other", "readers"
 
@@ -35,13 +32,6 @@ def kafka(tmp_path: Path) -> Iterator[Stack]:
         stack.up(("kafka",))
         yield stack
         stack.reset()
-
-
-def end(stack: Stack, isolation: IsolationLevel) -> int:
-    admin = AdminClient({"bootstrap.servers": stack.bootstrap, "log_level": 0})
-    asked = admin.list_offsets({TopicPartition(TOPIC, 0): LATEST}, isolation_level=isolation)
-    [found] = asked.values()
-    return int(found.result(10).offset)
 
 
 def test_a_transaction_that_was_open_is_ended_in_every_partition(kafka: Stack) -> None:
@@ -58,13 +48,12 @@ def test_a_transaction_that_was_open_is_ended_in_every_partition(kafka: Stack) -
     producer.produce(TOPIC, b"aborted")
     assert producer.flush(10) == 0
     producer.send_offsets_to_transaction([TopicPartition(TOPIC, 0, 1)], reader.consumer_group_metadata(), 10)
-    os.kill(kafka.pid("kafka"), signal.SIGKILL)
-    wait_until("Kafka is gone", lambda: [one.pid for one in kafka.status()] == [None])
+    kill(kafka, "kafka")
     kafka.up(("kafka",))
 
     wait_until(
         "the open transaction is ended",
-        lambda: end(kafka, IsolationLevel.READ_COMMITTED) == end(kafka, IsolationLevel.READ_UNCOMMITTED) == 2,
+        lambda: ends(AdminClient(options), TopicPartition(TOPIC, 0)) == (2, 2),
         30,
     )
     second = Producer(transactional)

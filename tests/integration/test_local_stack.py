@@ -4,7 +4,6 @@ import json
 import os
 import pwd
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from kompensate.compose.local import jars
 from kompensate.compose.local.stack import Stack
-from tests.fixtures.waiting import wait_until
+from tests.fixtures.fix_stack import kill
 
 TIMEOUT_SECONDS = 15.0
 
@@ -78,8 +77,7 @@ def test_two_stacks_keep_their_own_state(two_stacks: tuple[Stack, Stack]) -> Non
 
     other.down()
     for service in ("kafka", "postgres"):
-        os.kill(one.pid(service), signal.SIGKILL)
-    wait_until("the killed servers are gone", lambda: not any(row.pid for row in one.status()))
+        kill(one, service)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(Stack.up, two_stacks))
 

@@ -62,6 +62,16 @@ def droppable(engine: Engine, kept: Retention) -> list[str]:
         return kept.droppable(connection)
 
 
+def write_old(outbox: RealOutbox) -> None:
+    """A reply of ten days ago."""
+    outbox.sql(
+        "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, partition, created_at)"
+        " VALUES (gen_random_uuid(), %s, 'k', 'x', 'old', 0, %s)",
+        outbox.replies,
+        f"{OLD} 12:00:00+00",
+    )
+
+
 def advance(engine: Engine, slot: str) -> None:
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_logical_emit_message(true, 'later', 'x')"))
@@ -199,12 +209,7 @@ def test_a_participant_drops_what_its_relay_has_sent(outbox: RealOutbox) -> None
     )
     outbox.make_topics(f"{outbox.prefix}stock.commands", f"{outbox.prefix}stock.dead")
     with outbox.streaming(), service:
-        outbox.sql(
-            "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, partition, created_at)"
-            " VALUES (gen_random_uuid(), %s, 'k', 'x', 'old', 0, %s)",
-            outbox.replies,
-            f"{OLD} 12:00:00+00",
-        )
+        write_old(outbox)
         wait_until("the old day is gone", lambda: outbox.sql("SELECT to_regclass(%s)", OLD_TABLE) == [(None,)])
         outbox.write([("k", b"new")], partition=0)
         outbox.arrived([b"old", b"new"])
@@ -222,12 +227,7 @@ def test_what_a_relay_has_yet_to_publish_stays(outbox: RealOutbox, monkeypatch: 
     kept = Retention(7, 30)
     with engine.begin() as connection:
         ensure_partitions(connection, OLD)
-    outbox.sql(
-        "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, partition, created_at)"
-        " VALUES (gen_random_uuid(), %s, 'k', 'x', 'old', 0, %s)",
-        outbox.replies,
-        f"{OLD} 12:00:00+00",
-    )
+    write_old(outbox)
     assert droppable(engine, kept) == []
     with monkeypatch.context() as patch:
         patch.setattr(RelayService, where, die)

@@ -4,7 +4,6 @@ In the way that docs/guides/workers.md names.
 """
 
 import re
-import signal
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
@@ -12,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from kompensate.orchestrator.topics import group_of
 from tests.fixtures.echo_app import app
-from tests.fixtures.fix_workers import Echoes, WorkerProcess
+from tests.fixtures.fix_workers import Echoes
 from tests.fixtures.waiting import wait_until
 
 pytestmark = pytest.mark.slow
@@ -20,11 +19,6 @@ pytestmark = pytest.mark.slow
 MESSAGE = re.compile(
     r"partition 0 is stopped, the others go on: (\S+)/0: expected the committed offset (\d+) of the water"
 )
-
-
-def end(worker: WorkerProcess) -> None:
-    worker.send(signal.SIGTERM)
-    assert worker.wait() == 0
 
 
 def set_offset(echoes: Echoes, topic: str, offset: int) -> None:
@@ -41,7 +35,7 @@ def test_offsets_that_ran_ahead_are_put_back(echoes: Echoes) -> None:
     first = echoes.worker("a")
     echoes.start(20)
     echoes.finish()
-    end(first)
+    first.leave()
     requests = echoes.topics.requests
     before = echoes.committed([requests], 0)[requests]
     echoes.start(20)
@@ -53,7 +47,7 @@ def test_offsets_that_ran_ahead_are_put_back(echoes: Echoes) -> None:
     found = MESSAGE.search(second.text())
     assert found is not None
     assert found.groups() == (requests, str(before))
-    end(second)
+    second.leave()
     set_offset(echoes, found[1], int(found[2]))
 
     echoes.worker("c")

@@ -1,6 +1,5 @@
 """Kafka and PostgreSQL die with orders under way, and come back: on servers of these tests' own."""
 
-import os
 import shutil
 import signal
 import tempfile
@@ -10,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kompensate.compose.local.stack import Stack
+from tests.fixtures.fix_stack import kill
 from tests.fixtures.system import LOT, System
-from tests.fixtures.waiting import wait_until
 
 ORDERS = 60
 DEADLINE_SECONDS = 120.0
@@ -34,18 +33,12 @@ def own() -> Iterator[System]:
         shutil.rmtree(directory)
 
 
-def kill(system: System, server: str, how: signal.Signals) -> None:
-    """End a server in mid-run with a signal, and see that it is dead."""
+def kill_in_mid_run(system: System, server: str, how: signal.Signals) -> None:
+    """End a server with a signal while orders are under way."""
     system.send(ORDERS)
     system.some_end(LOT)
-    pid = system.stack.pid(server)
-    os.kill(pid, how)
-    wait_until(f"{server} is dead", lambda: server not in running(system.stack))
+    kill(system.stack, server, how)
     assert not system.reader.ended >= len(system.acknowledged), "too late: every order had ended"
-
-
-def running(stack: Stack) -> set[str]:
-    return {row.name for row in stack.status() if row.pid is not None}
 
 
 @pytest.mark.slow
@@ -57,7 +50,7 @@ def running(stack: Stack) -> set[str]:
 )
 def test_a_server_comes_back(own: System, server: str, how: signal.Signals) -> None:
     """Its processes wait for the server and go on: every order ends as it must, and no process had to be restarted."""
-    kill(own, server, how)
+    kill_in_mid_run(own, server, how)
     own.stack.up()
     own.send(LOT)
     own.finish(DEADLINE_SECONDS)

@@ -59,5 +59,4 @@ def test_a_failure_in_a_commit_is_taken_back(echoes: Echoes, point: str) -> None
     assert worker.alive()
     assert "was given up: InjectedFault" in worker.text()
     assert echoes.violations() == []
-    worker.send(signal.SIGTERM)
-    assert worker.wait() == 0
+    worker.leave()

@@ -37,8 +37,7 @@ def test_given_away_at_work(echoes: Echoes) -> None:
     second = echoes.worker("b")
     wait_until("the second worker owns partitions", lambda: "running from" in second.text(), 60)
     ids += echoes.start(40, "crew")
-    second.send(signal.SIGTERM)
-    assert second.wait() == 0
+    second.leave()
     echoes.finish()
 
     assert echoes.violations() == []

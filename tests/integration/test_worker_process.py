@@ -1,7 +1,6 @@
 """A worker as a process and as an object, on real Kafka: joining, sharing, leaving, and refusing to start."""
 
 import json
-import signal
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -57,8 +56,7 @@ def test_workers_come_and_go_under_load(echoes: Echoes, protocol: str) -> None:
         wait_until("the new worker runs partitions", lambda: ": running from" in workers[-1].text(), 30)
     for worker in (workers.pop(0), workers.pop(0)):
         echoes.start(100)
-        worker.send(signal.SIGTERM)
-        assert worker.wait() == 0
+        worker.leave()
     echoes.finish()
 
     assert echoes.violations() == []
