@@ -21,7 +21,7 @@ from tests.fixtures.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
-TIMEOUT_MS = 1_000
+TIMEOUT_MS = 3_000
 TOPIC, OTHER, GROUP = "undecided", "other", "readers"
 
 
